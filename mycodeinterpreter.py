@@ -22,6 +22,7 @@ the three, describe it in TEMPLATE, and give it a line in Handler.routes and a m
 import argparse
 import base64
 import collections
+import contextlib
 import errno
 import hmac
 import itertools
@@ -68,15 +69,15 @@ LINGER = 2  # seconds for an answer to arrive before a connection with unread by
 class HTTPError(Exception):
     """An answer other than success: a status and one sentence that says what to do."""
 
-    def __init__(self, status, message, headers=()):
+    def __init__(self, status, message, *headers):
         super().__init__(message)
-        self.status, self.message, self.headers = status, message, tuple(headers)
+        self.status, self.message, self.headers = status, message, headers
 
 
 # Pure helpers
 
 _PLAIN = re.compile(r"[ -\[\]-~]*\Z")  # printable ASCII without the backslash
-_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols by category, blank on the screen
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and symbols by category, blank on the screen
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -85,30 +86,18 @@ def visible(text):
 
     Control, bidirectional, zero-width, combining, tag, unassigned and non-ASCII space characters and lone surrogates
     are hidden; the backslash is doubled and not counted. No two texts look the same.
-
-    >>> visible("a\u202eb")
-    ('a\\u202eb', 1)
     """
     if _PLAIN.match(text):
         return text, 0
     import unicodedata
 
-    shown, hidden = [], 0
-    for char in text:
-        combining = unicodedata.category(char) in ("Mn", "Me")
-        if char.isprintable() and char != "\\" and not combining and char not in _BLANK:
-            shown.append(char)
-        else:
-            shown.append(_SHORT.get(char) or char.encode("unicode_escape").decode())
-            hidden += char != "\\"
-    return "".join(shown), hidden
-
-
-def http_date(seconds):
-    """An IMF-fixdate (RFC 9110 5.6.7) of seconds since the epoch."""
-    t = time.gmtime(seconds)
-    day, month = "MonTueWedThuFriSatSun"[t.tm_wday * 3 :][:3], "JanFebMarAprMayJunJulAugSepOctNovDec"[t.tm_mon * 3 - 3 :][:3]
-    return "%s, %02d %s %d %02d:%02d:%02d GMT" % (day, t.tm_mday, month, t.tm_year, t.tm_hour, t.tm_min, t.tm_sec)
+    shown = [
+        char
+        if char.isprintable() and char != "\\" and char not in _BLANK and unicodedata.category(char) not in ("Mn", "Me")
+        else _SHORT.get(char) or char.encode("unicode_escape").decode()
+        for char in text
+    ]
+    return "".join(shown), sum(len(s) > 1 for s in shown) - text.count("\\")
 
 
 def text_of(value, name):
@@ -129,20 +118,29 @@ def number_of(value, name):
     return float(value)
 
 
+def http_date(seconds):
+    """An IMF-fixdate (RFC 9110 5.6.7) of seconds since the epoch."""
+    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(seconds))
+
+
 def unquote(value):
     """Bytes with their percent-encoding undone (RFC 3986 2.1)."""
     return re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match.group(1), 16)]), value)
 
 
-def quote(name):
-    """A str percent-encoded as the value of a header's filename* (RFC 8187 3.2.1)."""
-    return re.sub(rb"[^A-Za-z0-9._~-]", lambda match: b"%%%02X" % ord(match.group()), os.fsencode(name)).decode()
-
-
-def form_of(query):
+def form_pairs(query):
     """[(name, bytes)] of a query string or a form body (WHATWG URL 5.1)."""
     pairs = [pair.replace(b"+", b" ").partition(b"=") for pair in query.split(b"&") if pair]
     return [(unquote(name).decode("utf-8", "replace"), unquote(value)) for name, _, value in pairs]
+
+
+def json_pairs(data):
+    """[(name, bytes)] of a JSON object of strings and numbers; raises HTTPError 400."""
+    try:
+        values = json.loads(data.decode("utf-8"))
+        return [(name, (v if isinstance(v, str) else json.dumps(v)).encode()) for name, v in values.items()]
+    except (ValueError, AttributeError, RecursionError):
+        raise HTTPError(400, "the body is not a JSON object of Unicode strings and numbers") from None
 
 
 def credentials(header):
@@ -157,29 +155,15 @@ def credentials(header):
 
 def prefers_json(accept):
     """Whether an Accept header (RFC 9110 12.5.1) puts JSON first, by weight and then by order."""
-    weights = {}
-    for item in accept.lower().replace(" ", "").split(","):
-        kind, _, rest = item.partition(";")
-        match = re.search(r"(?:^|;)q=([01](?:\.[0-9]{0,3})?)(?:;|\Z)", rest)
-        weights.setdefault(kind, float(match.group(1)) if match else 1.0)
-    best = max(weights, key=lambda kind: weights[kind])
-    return best == "application/json" and weights[best] > 0
+    kinds = [item.partition(";") for item in accept.lower().replace(" ", "").split(",")]
+    weights = [float((re.search(r"\bq=([01]\.?[0-9]{0,3})\Z", rest) or [0, 1])[1]) for _, _, rest in kinds]
+    return kinds[weights.index(max(weights))][0] == "application/json" and max(weights) > 0
 
 
 def host_of(authority):
-    """The host in an authority (RFC 3986 3.2), lower case, without brackets, port and last dot; None where it is none."""
+    """The host in an authority (RFC 3986 3.2), lower case, without brackets, port, last dot; None where it is none."""
     match = re.match(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._~-]+))(?::[0-9]{0,5})?\Z", authority)
     return (match.group(1) or match.group(2)).lower().rstrip(".") if match else None
-
-
-def is_ip(host):
-    """Whether a host is an IP address, not a name that somebody's DNS could point here."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            return bool(socket.inet_pton(family, host))
-        except OSError:
-            pass
-    return False
 
 
 def byte_range(header, size):
@@ -195,7 +179,7 @@ def byte_range(header, size):
     stop = min(size, int(last) + 1) if first and last else size
     if start >= stop:
         message = "the file has %d bytes; ask for a range within them" % size
-        raise HTTPError(416, message, [("Content-Range", "bytes */%d" % size)])
+        raise HTTPError(416, message, ("Content-Range", "bytes */%d" % size))
     return start, stop
 
 
@@ -268,11 +252,10 @@ class Connection:
     def __init__(self, sock):
         self.sock, self.pending = sock, bytearray()
         self.idle_since = time.monotonic()  # None while a request is served
-        self.allow(IDLE_TIMEOUT)
 
     def allow(self, seconds):
-        """From now on what arrives may take so long, and longer while it comes faster than SLOWEST."""
-        self._until, self._received = time.monotonic() + seconds, 0
+        """From now on we wait so long for what arrives, and up to IDLE_TIMEOUT while it comes faster than SLOWEST."""
+        self._patience = seconds
 
     def readinto(self, view):
         """How many bytes were put into view, 0 where the client has closed; raises HTTPError 408 where it is slow."""
@@ -281,13 +264,13 @@ class Connection:
             view[:count] = self.pending[:count]
             del self.pending[:count]
             return count
-        left = self._until + self._received / SLOWEST - time.monotonic()
+        began = time.monotonic()
         try:
-            self.sock.settimeout(max(0.001, min(left, IDLE_TIMEOUT)))
+            self.sock.settimeout(max(0.001, self._patience))
             count = self.sock.recv_into(view)
         except socket.timeout:
             raise HTTPError(408, "the request came too slowly; send it again") from None
-        self._received += count
+        self._patience = min(IDLE_TIMEOUT, self._patience + count / SLOWEST - time.monotonic() + began)
         return count
 
     def fill(self):
@@ -300,16 +283,15 @@ class Connection:
     def head(self):
         """The next request head, without the empty line that ends it; None where no request comes."""
         if not self.pending:
-            self.allow(IDLE_TIMEOUT)
             self.idle_since = time.monotonic()
+            self.allow(IDLE_TIMEOUT)
             try:
                 if not self.fill():
                     return None
             except HTTPError:
                 return None
-        self.idle_since = None
+        self.idle_since, seen = None, 0
         self.allow(HEAD_TIMEOUT)
-        seen = 0
         while True:
             if self.pending.startswith(b"\r\n"):  # an empty line before a request is nothing (RFC 9112 2.2)
                 del self.pending[:2]
@@ -338,11 +320,11 @@ class Connection:
 
     def gone(self):
         """Whether the client has hung up."""
-        if hasattr(select, "POLLRDHUP"):  # Linux: seen also behind bytes that are not read yet
-            poll = select.poll()
-            poll.register(self.sock, select.POLLRDHUP)
-            return bool(poll.poll(0))
         try:
+            if hasattr(select, "POLLRDHUP"):  # Linux: seen also behind bytes that are not read yet
+                poll = select.poll()
+                poll.register(self.sock, select.POLLRDHUP)
+                return bool(poll.poll(0))
             self.sock.settimeout(0)
             return self.sock.recv(1, socket.MSG_PEEK) == b""
         except OSError as error:
@@ -364,8 +346,7 @@ class Body:
         self._connection, self._chunked = connection, coding is not None
         self._expect = version == "1.1" and headers.get("expect", "").lower() == "100-continue"
         self.length = None if self._chunked else int(length or 0)  # bytes, None where nobody knows yet
-        self.framed = self._chunked or length is not None
-        self.done = self.length == 0
+        self.framed, self.done = self._chunked or length is not None, self.length == 0
         self._left = self.length or 0  # bytes of the body, or of the chunk at hand
         connection.allow(IDLE_TIMEOUT)
 
@@ -392,12 +373,11 @@ class Body:
         if not re.match(rb"[0-9A-Fa-f]{1,15}\Z", size):
             raise HTTPError(400, "the size of a chunk is not a hexadecimal number")
         self._left = int(size, 16)
-        if not self._left:  # the last chunk; trailers are read and dropped
-            for _ in range(MAX_HEADERS):
-                if not self._connection.line(8192):
-                    self.done = True
-                    return
-            raise HTTPError(400, "the chunked body has over %d trailers" % MAX_HEADERS)
+        trailers = itertools.count()
+        while not self._left and not self.done:  # the last chunk; trailers are read and dropped
+            self.done = not self._connection.line(8192)
+            if next(trailers) > MAX_HEADERS:
+                raise HTTPError(400, "the chunked body has over %d trailers" % MAX_HEADERS)
 
     def read(self, limit):
         """The first bytes of the body: limit of them, fewer only where it ends."""
@@ -455,21 +435,20 @@ def multipart(content_type, readinto):
         while end - start < len(delimiter) + 2:
             more()
         follows = bytes(view[start + len(delimiter) :][:2])
-        if follows not in (b"--", b"\r\n"):
-            stop = start + len(delimiter)
-            if in_part:
-                yield view[start:stop]
-            start = stop
-            continue
         if follows == b"--":
             while readinto(view):  # the epilogue is ignored
                 pass
             return
+        if follows != b"\r\n":
+            if in_part:
+                yield view[start : start + len(delimiter)]
+            start += len(delimiter)
+            continue
         start += len(delimiter)  # at the line end, so that an empty head is found, too
         while buffer.find(b"\r\n\r\n", start, end) < 0 and end - start < 8192:
             more()
         close = buffer.find(b"\r\n\r\n", start, end)
-        if close < 0 or close - start > 8192:
+        if not 0 <= close - start <= 8192:
             raise HTTPError(400, "the head of a part is over 8192 bytes")
         yield part_names(bytes(view[start:close]))
         start, in_part = close + 4, True
@@ -486,12 +465,11 @@ class Terminal:
     """Standard error, shared by the log and the questions: the log waits while a question is open."""
 
     def __init__(self):
-        self._lock = threading.Lock()  # guards _lines, _asking and what is written
-        self._lines, self._asking = [], False
-        self._wake = threading.Event()
+        self._lock = threading.Lock()  # guards _lines, _asking and the order of what is written
+        self._lines, self._asking, self._wake = [], False, threading.Event()
 
     def log(self, line):
-        """Adds a line to the log, which is written a moment later: a write for each would halve the answers a second."""
+        """Adds a line to the log, written a moment later: a write for each would halve the answers a second."""
         with self._lock:
             self._lines.append(line + "\n")
         if not self._wake.is_set():
@@ -501,23 +479,23 @@ class Terminal:
         """Writes the log, for ever."""
         while self._wake.wait():
             self._wake.clear()
-            self.flush()
+            self.write()
             time.sleep(0.05)
 
-    def flush(self, text="", asking=None):
-        """Writes the lines that wait, unless a question is open, then text, which opens or ends a question."""
+    def write(self, text="", asking=None):
+        """Writes the lines that wait, unless a question is open, and a text that opens (asking) or ends a question."""
         with self._lock:
-            if not self._asking or asking is False:
-                text = "".join(self._lines) + text if asking else text + "".join(self._lines)
-                self._lines = []
             if asking is not None:
                 self._asking = asking
-            if asking and termios and sys.stdin and sys.stdin.isatty():
-                termios.tcflush(sys.stdin, termios.TCIFLUSH)  # keys pressed before the question don't answer it
+            if asking or not self._asking:
+                lines, self._lines = "".join(self._lines), []
+                text = lines + text if asking else text + lines
             try:
+                if asking and termios and sys.stdin.isatty():
+                    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # keys pressed before a question don't answer it
                 sys.stderr.write(text)
                 sys.stderr.flush()
-            except (OSError, ValueError):
+            except (AttributeError, OSError, ValueError):
                 pass  # the daemon outlives its terminal
 
 
@@ -539,7 +517,7 @@ class Gate:
         """In a word for the log, how the action was approved; raises HTTPError 403, 408, 429 or 503 where it was not."""
         if not self._asks and not self._counts:
             return "nosafe"
-        until, decision = time.monotonic() + seconds, "counted"
+        until, ticket, decision = time.monotonic() + seconds, object(), "counted"
 
         def check():
             if self._closing:
@@ -549,50 +527,47 @@ class Gate:
             if time.monotonic() >= until:
                 raise HTTPError(408, "nobody answered within %g s; nothing was done, ask again" % seconds)
 
-        ticket = object()
         with self._turn:
             if len(self._line) >= MAX_WAITING:
-                message = "%d actions wait for the operator; try again later" % MAX_WAITING
-                raise HTTPError(429, message, [("Retry-After", "10")])
+                raise HTTPError(429, "%d actions wait already; try again later" % MAX_WAITING, ("Retry-After", "10"))
             self._line.append(ticket)
-            try:
+        try:
+            with self._turn:
                 self._turn.wait_for(lambda: self._closing or self._line[0] is ticket, seconds)
-                self._turn.release()
-                try:
-                    check()
-                    if self._asks:
-                        decision = "always" if action.key in self._allowed else self._ask(action, caller, check)
-                    if self._counts:
-                        self._count_down(action)
-                    check()
-                finally:
-                    self._turn.acquire()
-                return decision
-            finally:
+            check()
+            if self._asks:
+                decision = "always" if action.key in self._allowed else self._ask(action, caller, check)
+            if self._counts:
+                self._count_down(action)
+            check()
+            return decision
+        finally:
+            with self._turn:
                 self._line.remove(ticket)
                 self._turn.notify_all()
 
     def _ask(self, action, caller, check):
-        if not sys.stdin or not sys.stdin.isatty() or not _in_foreground():
+        if not can_ask():
             raise HTTPError(403, "denied: the daemon has no terminal to ask at; start it at one, or with -nosafe")
-        self._terminal.flush(question(action, caller.client), asking=True)
+        self._terminal.write(question(action, caller.client), asking=True)
         try:
             answer = self._answer(check)
         except HTTPError as error:
-            self._terminal.flush("\nwithdrawn: %s\n" % error.message, asking=False)
+            self._terminal.write("\nwithdrawn: %s\n" % error.message, asking=False)
             raise
-        self._terminal.flush("" if answer.endswith("\n") else "\n", asking=False)
+        self._terminal.write("" if answer.endswith("\n") else "\n", asking=False)
         word, _, reason = answer.strip().partition(" ")
         if word in ("y", "Y") and not reason:
             return "yes"
-        if word in ("a", "A") and not reason and action.key is not None:
+        if word in ("a", "A") and not reason and action.key:
             with self._turn:
                 self._allowed.add(action.key)
             return "always"
-        reason = reason.strip() if word in ("n", "N") else ""
-        raise HTTPError(403, "denied by the operator" + (": " + reason if reason else ""))
+        reason = ": " + reason.strip() if reason and word in ("n", "N") else ""
+        raise HTTPError(403, "denied by the operator" + reason)
 
-    def _answer(self, check):
+    @staticmethod
+    def _answer(check):
         """The line that is typed, "" at the end of input; raises what check raises while nobody types."""
         try:
             if not termios:  # Windows can't wait for the keyboard and look after the client at once
@@ -606,17 +581,16 @@ class Gate:
     def _count_down(self, action):
         self._cancelled.clear()
         self._counting = True
-        text = "%s in %d s, Ctrl+C cancels it: %s\n"
-        self._terminal.flush(text % (action.operation, COUNTDOWN, visible(action.subject)[0]), asking=True)
-        try:
-            if self._cancelled.wait(COUNTDOWN):
-                raise HTTPError(403, "cancelled by the operator")
-        finally:
-            self._counting = False
-            self._terminal.flush("cancelled\n" if self._cancelled.is_set() else "", asking=False)
+        shown = (action.operation, COUNTDOWN, visible(action.subject)[0])
+        self._terminal.write("%s in %d s, Ctrl+C cancels it: %s\n" % shown, asking=True)
+        cancelled = self._cancelled.wait(COUNTDOWN)
+        self._counting = False
+        self._terminal.write("cancelled\n" if cancelled else "", asking=False)
+        if cancelled:
+            raise HTTPError(403, "cancelled by the operator; nothing was done")
 
     def cancel(self):
-        """Cancels the countdown; False where there is none. Takes no lock: signal handlers call it."""
+        """Cancels the countdown; False where there is none. Takes no lock: a signal handler calls it."""
         counting, self._counting = self._counting, False
         if counting:
             self._cancelled.set()
@@ -640,11 +614,11 @@ def question(action, client):
     return text + "y = yes, n = no, n REASON%s: " % (", a = always this very action" if action.key else "")
 
 
-def _in_foreground():
-    """Whether the daemon may read its terminal: a job in the background would be stopped."""
+def can_ask():
+    """Whether there is a terminal that we may read: a job in the background would be stopped."""
     try:
-        return not termios or os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
-    except OSError:
+        return sys.stdin.isatty() and (not termios or os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp())
+    except (AttributeError, OSError, ValueError):
         return False
 
 
@@ -652,131 +626,104 @@ def _in_foreground():
 
 
 def kill_group(process):
-    """Kills the process group that a child leads. Where the child is gone the group may have ended and its number may
-    be another's; but while the group lives the system gives its number to no new process."""
+    """Kills the process group that a child leads, and with it what the child has left behind."""
     try:
         if process.returncode is not None:
+            # The child has been waited for. While its group lives the system gives its number to nobody else;
+            # so where a process has that number, it is somebody else's.
             try:
                 os.kill(process.pid, 0)
                 return
             except ProcessLookupError:
                 pass
         os.killpg(process.pid, signal.SIGKILL)
-    except AttributeError:  # Windows
-        process.kill()
     except OSError:
         pass
 
 
-def _end_of(process):
+def end_of(process):
     """A descriptor that is readable once the process has ended: a pidfd, or a pipe that a thread closes."""
     try:
         return os.pidfd_open(process.pid)
     except (AttributeError, OSError):
-        ended, signal_end = os.pipe()
-
-        def wait():
-            process.wait()
-            os.close(signal_end)
-
-        threading.Thread(target=wait, daemon=True).start()
+        ended, alive = os.pipe()
+        threading.Thread(target=lambda: (process.wait(), os.close(alive)), daemon=True).start()
         return ended
 
 
 class Job:
-    """A command that runs, or has run, and what it has written.
+    """A command that runs, or has run, and the log that takes its output.
 
     Output comes through one pipe: in the order written, and a script that opens /dev/stderr by name does not truncate
-    what is there. The first OUTPUT_LIMIT bytes are in memory; when there are more, or somebody is to be told where to
-    find them, all are in a log. One thread at a time tends a job.
+    what is there. One thread at a time tends a job.
     """
 
     def __init__(self, process, pipe, path, timeout):
         self.process, self.pipe, self.path, self.timeout = process, pipe, path, timeout  # pipe: None at its end
-        self.ended = _end_of(process)  # None when the shell has ended and has been waited for
-        self.started = time.monotonic()
-        self.deadline = self.started + timeout if timeout else float("inf")
-        self.timed_out = False
-        self.size = self.kept = 0  # bytes written, and how many of them are in memory or in the log
-        self.memory, self.log = bytearray(), None
-        self.discard = False  # nobody will ask for what comes from now on
-        self._bound = LOG_LIMIT
+        self.ended = end_of(process)  # None when the shell has ended and has been waited for
+        self.started, self.timed_out = time.monotonic(), False
+        self.log = None  # a descriptor, once there is output
+        self.size = self.kept = 0  # bytes written, and how many of them are in the log
+        self.bound, self.discard = LOG_LIMIT, False  # discard: nobody will ask for what comes from now on
 
     def tend(self, seconds, whole=False):
-        """Takes output for some seconds at most, until the shell has ended, or, if whole, until nobody can write more."""
+        """Takes output, some seconds at most, until the shell has ended or, if whole, until nobody can write more."""
         until = time.monotonic() + seconds
+        deadline = self.started + self.timeout if self.timeout else float("inf")
         poll = select.poll()
-        for descriptor in filter(None, (self.pipe, self.ended)):
-            poll.register(descriptor, select.POLLIN)
-        while self.ended or whole and self.pipe:
+        for descriptor in (self.pipe, self.ended):
+            if descriptor is not None:
+                poll.register(descriptor, select.POLLIN)
+        while self.ended is not None or whole and self.pipe is not None:
             now = time.monotonic()
             if now >= until:
                 return
-            if now >= self.deadline and self.ended and not self.timed_out:
-                self.timed_out = True
+            if now >= deadline and self.ended is not None:
+                self.timed_out, deadline = True, float("inf")
                 kill_group(self.process)
-            left = min(until, self.deadline if self.ended and not self.timed_out else until) - now
-            for descriptor, _ in poll.poll(min(left, 3600) * 1000 + 1):
+            for descriptor, _ in poll.poll(min(until - now, deadline - now, 3600) * 1000 + 1):
+                poll.unregister(descriptor)
                 if descriptor == self.ended:
-                    poll.unregister(descriptor)
-                    os.close(descriptor)
+                    os.close(self.ended)
                     self.process.wait()
                     self.ended = None
-                    if not self.pipe:
-                        break
-                    descriptor = self.pipe  # for what the shell wrote before its end
-                if descriptor == self.pipe and not self._take():
-                    poll.unregister(descriptor)
-            if self.discard or self.kept == self._bound:
+                    self.take()  # what the shell wrote before its end
+                if self.take() and descriptor == self.pipe:
+                    poll.register(self.pipe, select.POLLIN)
+            if self.discard or self.kept == self.bound:
                 time.sleep(0.002)  # who writes without end shall wait for us
 
-    def _take(self):
-        """Takes a block from the pipe, as much as it can hold; False at its end."""
+    def take(self):
+        """Takes a block, as much as a pipe holds, or sees its end; whether the pipe is open. Raises OSError."""
         try:
-            data = os.read(self.pipe, BLOCK if self.log else OUTPUT_LIMIT)
+            data = os.read(self.pipe, BLOCK if self.size > OUTPUT_LIMIT else OUTPUT_LIMIT) if self.pipe is not None else b""
         except BlockingIOError:
             return True
-        if not data:
+        if self.pipe is not None and not data:
             os.close(self.pipe)
             self.pipe = None
-            return False
         self.size += len(data)
-        if not self.discard:
-            if self.size > OUTPUT_LIMIT:
-                self.keep()
-            if self.log:
-                self._append(data)
-            else:
-                self.memory += data
-                self.kept = self.size
-        return True
-
-    def keep(self):
-        """Sees to it that the output is in the log, and goes on there; raises OSError."""
-        if not self.log:
-            self.log = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            self.kept = 0
-            self._append(self.memory)
+        while data and not self.discard and self.kept < self.bound:
             try:
-                fcntl.fcntl(self.pipe, 1031, BLOCK)  # F_SETPIPE_SZ on Linux: fewer, larger reads
-            except (AttributeError, OSError, TypeError):
-                pass
-
-    def _append(self, data):
-        while data and self.kept < self._bound:
-            try:
-                written = os.write(self.log, data[: self._bound - self.kept])
+                self.open_log()
+                written = os.write(self.log, data[: self.bound - self.kept])
             except OSError:  # the disk is full
-                self._bound, written = self.kept, 0
+                self.bound, written = self.kept, 0
             self.kept, data = self.kept + written, data[written:]
-            if self.kept == self._bound:
+            if self.kept == self.bound:
                 self.note("the log ends here: it keeps %d bytes" % self.kept)
+        return self.pipe is not None
+
+    def open_log(self):
+        """Makes the log where there is none; raises OSError."""
+        if self.log is None:
+            self.log = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
 
     def note(self, sentence):
-        """Adds a last line to the log, where there is room for it."""
+        """Adds a last line to the log, where the disk has room for it."""
         try:
             os.write(self.log, b"\n[%s]\n" % sentence.encode())
-        except OSError:
+        except (OSError, TypeError):
             pass
 
     def ending(self):
@@ -797,12 +744,10 @@ class Runner:
     """
 
     def __init__(self, shell, timeout):
-        self._shell, self._timeout = shell, timeout
+        self._shell, self._timeout, self._numbers = shell, timeout, itertools.count(1)
         self._lock = threading.Lock()  # guards _directory, _processes and _closed
-        self._directory = None
+        self._directory, self._closed = None, False
         self._processes = set()  # those whose group may be alive
-        self._closed = False
-        self._numbers = itertools.count(1)
 
     @property
     def directory(self):
@@ -816,19 +761,19 @@ class Runner:
 
     def start(self, command, stdin=None):
         """A Job that runs a command line (str) with a file, or nothing, as its input; raises HTTPError 400, 500."""
-        path = os.path.join(self.directory, "%d.log" % next(self._numbers))
-        descriptors, process = [], None
+        path, process, pipe = os.path.join(self.directory, "%d.log" % next(self._numbers)), None, []
         try:
-            descriptors += os.pipe()
-            os.set_blocking(descriptors[0], False)
+            pipe += os.pipe()
+            os.set_blocking(pipe[0], False)
             process = subprocess.Popen(
-                self._shell + [os.fsencode(command) if os.name == "posix" else command],
+                self._shell + [os.fsencode(command)],
                 stdin=stdin or subprocess.DEVNULL,
-                stdout=descriptors[1],
-                stderr=descriptors[1],
+                stdout=pipe[1],
+                stderr=pipe[1],
                 start_new_session=True,  # with no terminal that it could open as /dev/tty
             )
-            job = Job(process, descriptors.pop(0), path, self._timeout)
+            job = Job(process, pipe[0], path, self._timeout)
+            del pipe[0]
         except OSError as error:
             if process:  # no descriptor is left to tend it with
                 kill_group(process)
@@ -837,7 +782,7 @@ class Runner:
                 raise HTTPError(400, "the command is longer than the system takes; send it as stdin of `sh`") from None
             raise HTTPError(500, "%s would not start: %s" % (self._shell[0], error.strerror)) from None
         finally:
-            for descriptor in descriptors:
+            for descriptor in pipe:
                 os.close(descriptor)
         with self._lock:
             self._processes.add(process)
@@ -847,20 +792,20 @@ class Runner:
 
     def leave(self, job):
         """Lets go of a job whose request is about to be answered."""
-        if job.pipe or job.ended:
-            threading.Thread(target=self._finish, args=(job,), daemon=True).start()
-        else:
+        if job.pipe is None and job.ended is None:
             self._finish(job)
+        else:
+            threading.Thread(target=self._finish, args=(job,), daemon=True).start()
 
     def _finish(self, job):
         job.tend(float("inf"), whole=True)
-        if job.log:
+        if job.log is not None:
             if not job.discard and job.ending():
                 job.note(job.ending())
             os.close(job.log)
         try:
-            os.killpg(job.process.pid, 0)  # jobs that it left behind, their output elsewhere
-        except (AttributeError, OSError):
+            os.killpg(job.process.pid, 0)  # are there jobs that it left behind, their output elsewhere?
+        except OSError:
             with self._lock:
                 self._processes.discard(job.process)
 
@@ -870,8 +815,8 @@ class Runner:
             self._closed = True
             for process in self._processes:
                 kill_group(process)
-        if self._directory:
-            self._directory.cleanup()
+            if self._directory:
+                self._directory.cleanup()
 
 
 # Files
@@ -879,19 +824,16 @@ class Runner:
 
 def opened(filename):
     """(file, status) of a regular file, unbuffered; raises HTTPError 400, 403 or 404."""
-    shown = visible(filename)[0]
+    shown, nonblock = visible(filename)[0], getattr(os, "O_NONBLOCK", 0)  # a FIFO in its place must not hold us
     try:
-        if not stat.S_ISREG(os.stat(filename).st_mode):  # opening a device may do things
+        if not stat.S_ISREG(os.stat(filename).st_mode):  # to open a device may do things
             raise HTTPError(400, "%s is not a regular file; list or pack it with a command" % shown)
-        file = open(filename, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _NONBLOCK))
+        file = open(filename, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | nonblock))
     except PermissionError:
         raise HTTPError(403, "the daemon's account may not read %s" % shown) from None
     except (OSError, ValueError) as error:
         raise HTTPError(404, "%s: %s; give another filename" % (shown, getattr(error, "strerror", error))) from None
     return file, os.fstat(file.fileno())
-
-
-_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO that took the file's place must not hold us
 
 
 class Upload:
@@ -912,28 +854,23 @@ class Upload:
 
     def action(self, fact):
         """The Action that asks for it."""
-        state = "a new file"
-        if self._before:
-            mode, size = self._before[:2]
-            state = "OVERWRITES a file of %d bytes" % size
-            if stat.S_ISLNK(mode):
-                state = "REPLACES a link to %s" % visible(os.readlink(self.target))[0]
+        mode, size = (self._before or (0, 0))[:2]
+        state = "OVERWRITES a file of %d bytes" % size if mode else "a new file"
+        if stat.S_ISLNK(mode):
+            state = "REPLACES a link to %s" % visible(os.readlink(self.target))[0]
         return Action("send-file", self.target, [state, fact], None)
 
     def write(self, view):
         """Appends bytes; raises OSError."""
-        if not self._file:
-            self._file = open(self._temporary, "xb", buffering=0)
+        self._file = self._file or open(self._temporary, "xb", buffering=0)
         while len(view):
             written = self._file.write(view)
             self.size, view = self.size + written, view[written:]
 
     def commit(self):
         """Puts it in place; raises HTTPError where the place is not what the operator was shown, OSError."""
-        self.write(b"")
         if self._identity() != self._before:
-            message = "%s has changed since the operator was asked; nothing was stored, send it again"
-            raise HTTPError(403, message % visible(self.target)[0])
+            raise HTTPError(403, "%s has changed since it was approved; send it again" % visible(self.target)[0])
         if self._before and stat.S_ISREG(self._before[0]) and hasattr(os, "fchmod"):
             os.fchmod(self._file.fileno(), stat.S_IMODE(self._before[0]))  # a script stays executable
         self._file.close()
@@ -944,11 +881,11 @@ class Upload:
         """Removes what was not committed."""
         if self._file:
             self._file.close()
-            self._file = None
             os.unlink(self._temporary)
+            self._file = None
 
 
-# The three actions, the same for every protocol. A caller has `server`, `client`, `gone()` and `approve(action, seconds)`.
+# The three actions, the same for every protocol. Who calls has `server`, `client`, `gone()`, `approve(action, seconds)`.
 
 
 class Result:
@@ -960,44 +897,36 @@ class Result:
 
     def __init__(self, job, limit, held):
         self.pid, self.running, self.exit_code = job.process.pid, job.ended is not None, job.process.returncode
-        self.timed_out = job.timed_out and not self.running
-        self.seconds = time.monotonic() - job.started
+        self.seconds, self.timed_out = time.monotonic() - job.started, job.timed_out and job.ended is None
         head, tail = (limit - limit // 2, limit // 2) if limit and job.kept > limit else (job.kept, 0)
-        left_out = job.size - head - tail
-        self.truncated = left_out > 0
+        self.truncated = job.size > head + tail
         job.discard = not (self.running or self.truncated)
         self.log = None if job.discard else job.path
+        self.parts, self._file, said = [], None, []
         if self.log:
-            job.keep()
-        self._file = open(job.path, "rb", buffering=0) if job.log else None
-        if job.log and job.discard:
-            os.unlink(job.path)
-        said = [job.ending()] if not self.running else []
+            job.open_log()
+        if job.log is not None:
+            self._file = open(job.path, "rb", buffering=0)
+            self.parts += [(self._file, 0, head)]
+            self.parts += [b"\n[\xe2\x80\xa6]\n", (self._file, job.kept - tail, tail)] if tail else []
+            if job.discard:
+                os.unlink(job.path)
         if self.running:
             said.append("still running after %.3g s, pid %d; its output goes on in %s" % (held, self.pid, self.log))
+        elif job.ending():
+            said.append(job.ending())
         if self.truncated:
-            said.append("\u2026 %d bytes left out \u2026" % left_out)
-            if job.kept < job.size:
-                said.append("its first %d bytes are in %s" % (job.kept, self.log))
-            elif not self.running:
-                said.append("the whole output is in %s" % self.log)
-        self.parts = [self._part(job, 0, head)]
-        if tail:
-            self.parts += [b"\n[\xe2\x80\xa6]\n", self._part(job, job.kept - tail, tail)]
-        if any(said):
-            end = self._bytes(self._part(job, job.kept - 1, 1)) if job.kept else b"\n"
-            self.parts.append(("\n[%s]\n" % "; ".join(filter(None, said))).encode()[end == b"\n" :])
-
-    def _part(self, job, start, count):
-        return (self._file, start, count) if self._file else bytes(job.memory[start : start + count])
-
-    @staticmethod
-    def _bytes(part):
-        return part if isinstance(part, bytes) else os.pread(part[0].fileno(), part[2], part[1])
+            said.append("\u2026 %d bytes left out \u2026" % (job.size - head - tail))
+            if not self.running:
+                which = "the whole output is" if job.kept == job.size else "its first %d bytes are" % job.kept
+                said.append("%s in %s" % (which, self.log))
+        if said:
+            line_open = job.kept and read_part((self._file, job.kept - 1, 1)) != b"\n"
+            self.parts.append(("\n" * bool(line_open) + "[%s]\n" % "; ".join(said)).encode())
 
     def output(self):
         """All parts as one str."""
-        return b"".join(map(self._bytes, self.parts)).decode("utf-8", "replace")
+        return b"".join(map(read_part, self.parts)).decode("utf-8", "replace")
 
     def close(self):
         """Lets go of the log."""
@@ -1005,36 +934,36 @@ class Result:
             self._file.close()
 
 
+def read_part(part):
+    """The bytes of an answer's part."""
+    return part if isinstance(part, bytes) else os.pread(part[0].fileno(), part[2], part[1])
+
+
 def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None):
-    """Runs a command line (str) and returns its Result; stdin as bytes, the rest of it from a Body, wait in seconds."""
-    server, asked = caller.server, time.monotonic()
+    """The Result of a command line (str); its input as bytes and, if longer, the rest as a Body; wait in seconds."""
+    server, asked, longer = caller.server, time.monotonic(), rest is not None and not rest.done
     hold = server.hold if wait is None else min(wait, 86400)
-    facts = ["in %s%s" % (visible(server.directory)[0], " by " + " ".join(server.shell) if server.shell_given else "")]
-    if rest and not rest.done:
+    facts = ["in %s%s" % (visible(server.directory)[0], server.shell and " by " + " ".join(server.shell))]
+    if longer:
         facts.append("its standard input is over %d bytes and NOT SHOWN" % len(stdin))
     elif stdin:
         text, hidden = visible(stdin.decode("utf-8", "surrogateescape"))
         facts.append("its standard input, %d bytes, %d shown as escapes: %s" % (len(stdin), hidden, text))
-    key = None if rest and not rest.done else ("execcmd", command, stdin)
+    key = None if longer else ("execcmd", command, stdin)
     caller.approve(Action("execcmd", command, facts, key), max(hold, server.hold))
-    source = None
-    try:
+    with contextlib.ExitStack() as stack:
+        source = None
         if stdin:
             import tempfile
 
-            source = tempfile.TemporaryFile(dir=server.runner.directory)
+            source = stack.enter_context(tempfile.TemporaryFile(dir=server.runner.directory))
             source.write(stdin)
-            block = memoryview(bytearray(BLOCK if rest and not rest.done else 0))
-            while rest and not rest.done:
+            block = memoryview(bytearray(BLOCK if longer else 0))
+            while longer and not rest.done:
                 source.write(block[: rest.readinto(block)])
             source.seek(0)
         job = server.runner.start(command, source)
-    finally:
-        if source:
-            source.close()
     try:
-        job.discard = True  # until somebody is told
-        job.discard = False
         job.tend(max(hold - (time.monotonic() - asked), min(hold, 1)))
         return Result(job, server.limit if limit is None else int(limit), hold)
     finally:
@@ -1042,31 +971,28 @@ def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None):
 
 
 def get_file(caller, filename):
-    """(file, status) of a file that the operator lets go; what is shown is opened before and is what is sent."""
-    server = caller.server
-    path, facts, file, failure = os.path.join(server.directory, filename), [], None, None
-    try:
+    """(file, status) of a file, opened before the question: what is shown is what is sent."""
+    path, facts, failure = os.path.join(caller.server.directory, filename), [], None
+    with contextlib.ExitStack() as stack:
         try:
             file, status = opened(path)
+            stack.enter_context(file)
             facts.append("%d bytes" % status.st_size)
-        except HTTPError as error:  # told after the approval: whether a file exists is an answer, too
+        except HTTPError as error:  # answered behind the approval: whether a file exists is an answer, too
             failure = error
             facts.append("can't be sent: %s" % error.message)
         real = os.path.realpath(path)
         if real != os.path.normpath(path):
             facts.append("a link leads to %s" % visible(real)[0])
-        caller.approve(Action("get-file", path, facts, ("get-file", path, real)), server.hold)
+        caller.approve(Action("get-file", path, facts, ("get-file", path, real)), caller.server.hold)
         if failure:
             raise failure
-        file, kept = None, file
-        return kept, status
-    finally:
-        if file:
-            file.close()
+        stack.pop_all()
+        return file, status
 
 
 def send_file(caller, events, fact=""):
-    """Stores uploads in the working directory; returns [(name, bytes)], or raises and has stored nothing.
+    """Stores uploads in the working directory; returns [(name, bytes)], or raises HTTPError, OSError: nothing is stored.
 
     events: (field, file name) or (field, file name, fact) at the start of each, then its data in blocks.
     """
@@ -1083,7 +1009,7 @@ def send_file(caller, events, fact=""):
             elif upload:
                 upload.write(event)
         if not uploads:
-            raise HTTPError(400, "no file was sent; send it as a multipart part with a filename, `curl -F document=@FILE`")
+            raise HTTPError(400, "no file was sent; send it as a part with a filename, as `curl -F document=@FILE` does")
         for upload in uploads:
             upload.commit()
         return [(os.path.basename(upload.target), upload.size) for upload in uploads]
@@ -1094,105 +1020,85 @@ def send_file(caller, events, fact=""):
 
 # Their description
 
-_MEANING = {
-    "200": "Done.",
-    "202": "Still running; the answer names the process and the log in which its output goes on.",
-    "206": "The part of the file that was asked for.",
-    "304": "Not changed since.",
-    "400": "Bad Request: a parameter is missing or malformed; the answer says which.",
-    "401": "Unauthorized: credentials not provided or incorrect.",
-    "403": "Forbidden: denied or cancelled by the operator, whose reason is in the answer; nothing was done.",
-    "404": "Not Found: no such file.",
-    "408": "Timed out: nobody approved it in time and nothing was done, or the command ran too long and was killed.",
-    "411": "Length Required: send Content-Length or chunks.",
-    "413": "Content Too Large.",
-    "416": "Range Not Satisfiable.",
-    "429": "Too Many Requests: too many actions wait for the operator; try again later.",
-    "500": "Internal Server Error: the shell would not start, or the file could not be written.",
-    "507": "Insufficient Storage: the disk is full.",
+_ANSWERS = {
+    200: "Done.",
+    202: "Still running; the answer names the log in which the output goes on.",
+    206: "The part of the file that was asked for.",
+    304: "The file has not changed.",
+    400: "Bad Request: a parameter is missing or malformed; the answer says which.",
+    401: "Unauthorized: credentials not provided or incorrect.",
+    403: "Forbidden: denied or cancelled by the operator, for the reason given; nothing was done.",
+    404: "Not Found: no such file.",
+    408: "Timed out: nobody approved it in time and nothing was done, or the command ran too long and was killed.",
+    411: "Length Required: send Content-Length or chunks.",
+    413: "Content Too Large.",
+    416: "Range Not Satisfiable.",
+    429: "Too Many Requests: too many actions wait for the operator; try again later.",
+    500: "Internal Server Error: the shell would not start, or the file could not be written.",
+    507: "Insufficient Storage: the disk is full.",
 }
 
 
-def _operation(name, summary, description, statuses, produces="text/plain", **more):
-    answers = {status: {"description": _MEANING[status]} for status in statuses.split()}
-    for status in answers:
-        if status in ("200", "202", "206"):
-            answers[status]["content"] = {produces: {"schema": {"type": "string"}}}
-    about = {"operationId": name, "summary": summary, "description": description}
-    return dict(about, **more, responses=answers)
+def _operation(name, summary, description, statuses, kind="text/plain", **more):
+    answers = {str(status): {"description": _ANSWERS[status]} for status in statuses}
+    answers["200"]["content"] = {kind: {"schema": {"type": "string"}}}
+    about = {"operationId": name, "summary": summary, "description": description, "x-openai-isConsequential": False}
+    return dict(about, responses=answers, **more)
 
 
 def _parameter(name, kind, description, required=False):
-    schema = {"type": kind}
-    return {"name": name, "in": "query", "description": description, "required": required, "schema": schema}
+    return {"name": name, "in": "query", "description": description, "required": required, "schema": {"type": kind}}
 
 
-_STDIN = {"type": "string", "description": "Standard input for the command."}
-_DOCUMENT = {"type": "string", "format": "binary", "description": "The file, sent with its file name."}
+def _body(kind, required, name, **schema):
+    fields = {"type": "object", "properties": {name: dict(schema, type="string")}, "required": [name] * required}
+    return {"required": required, "content": {kind: {"schema": fields}}}
 
+
+_EXECCMD = _operation(
+    "execcmd",
+    "Execute a shell command on the server.",
+    "The answer is stdout and stderr in the order written. A last line in brackets tells of a failure, of output left "
+    "out, or of a command that still runs, and where its log is.",
+    (200, 202, 400, 401, 403, 408, 429, 500),
+    parameters=[
+        _parameter("cmd", "string", "The command line, as the shell takes it.", True),
+        _parameter("wait", "number", "Seconds to wait for its end before it is answered as still running."),
+        _parameter("limit", "integer", "Bytes of output to answer with, 0 for all; head and tail are kept."),
+    ],
+    requestBody=_body("application/json", False, "stdin", description="Standard input for the command."),
+)
+_GET_FILE = _operation(
+    "get-file",
+    "Retrieve a file from the server.",
+    "The answer is the file's bytes.",
+    (200, 206, 304, 400, 401, 403, 404, 408, 416, 429),
+    "application/octet-stream",
+    parameters=[_parameter("filename", "string", "The path of the file to retrieve.", True)],
+)
+_SEND_FILE = _operation(
+    "send-file",
+    "Store a file on the server.",
+    "Stores a file under its own name in the working directory.",
+    (200, 400, 401, 403, 408, 411, 413, 429, 500, 507),
+    requestBody=_body("multipart/form-data", True, "document", format="binary", description="The file, with its name."),
+)
 TEMPLATE = {
     "openapi": "3.1.0",
     "info": {
         "title": "MyCodeInterpreter",
-        "description": "Runs commands and moves files on the operator's own machine, where a person approves each action.",
+        "description": "Runs commands and moves files on the machine of its operator, who approves each action.",
         "version": __version__,
     },
     "servers": [{"url": "https://example.com"}],
     "security": [{"key": []}],
-    "paths": {
-        "/execcmd": {
-            "post": _operation(
-                "execcmd",
-                "Execute a shell command on the server.",
-                "Returns stdout and stderr in the order written. A last line in brackets tells of a failure, of output "
-                "left out, or of a command that is still running, and where its log is.",
-                "200 202 400 401 403 408 429 500",
-                parameters=[
-                    _parameter("cmd", "string", "The command line, as a shell takes it.", True),
-                    _parameter("wait", "number", "Seconds to wait for its end before the answer; 40 unless given."),
-                    _parameter("limit", "integer", "Bytes of output in the answer; 0 for all, 65536 unless given."),
-                ],
-                requestBody={
-                    "required": False,
-                    "content": {"application/json": {"schema": {"type": "object", "properties": {"stdin": _STDIN}}}},
-                },
-                **{"x-openai-isConsequential": False}
-            )
-        },
-        "/get-file": {
-            "get": _operation(
-                "get-file",
-                "Retrieve a file from the server.",
-                "Returns the file's bytes.",
-                "200 206 304 400 401 403 404 408 416 429",
-                "application/octet-stream",
-                parameters=[_parameter("filename", "string", "Path of the file to retrieve.", True)],
-            )
-        },
-        "/send-file": {
-            "post": _operation(
-                "send-file",
-                "Store a file on the server.",
-                "Stores a file under its own name in the working directory.",
-                "200 400 401 403 408 411 413 429 500 507",
-                requestBody={
-                    "required": True,
-                    "content": {
-                        "multipart/form-data": {
-                            "schema": {"type": "object", "properties": {"document": _DOCUMENT}, "required": ["document"]}
-                        }
-                    },
-                },
-                **{"x-openai-isConsequential": False}
-            )
-        },
-    },
+    "paths": {"/execcmd": {"post": _EXECCMD}, "/get-file": {"get": _GET_FILE}, "/send-file": {"post": _SEND_FILE}},
     "components": {"schemas": {}, "securitySchemes": {"key": {"type": "http", "scheme": "basic"}}},
 }
 
 
 def load_template(directory):
-    """openapi_template.json in a directory, or the copy carried here where there is none; raises ValueError."""
+    """openapi_template.json of a directory, or the copy carried here where there is none; raises OSError, ValueError."""
     try:
         with open(os.path.join(directory, "openapi_template.json"), encoding="utf-8") as file:
             return json.load(file)
@@ -1200,12 +1106,12 @@ def load_template(directory):
         return TEMPLATE
 
 
-def schema(template, url, secured):
-    """The schema served at a URL, with the security scheme or, where none is in force, without."""
-    filled = dict(template, servers=[{"url": url}])
+def fill_template(template, url, secured):
+    """The schema of the server at a URL; without its security scheme where none is in force."""
+    filled = dict(template, servers=[dict(template["servers"][0], url=url)])
     if not secured:
-        filled.pop("security", None)
-        filled["components"] = {k: v for k, v in template["components"].items() if k != "securitySchemes"}
+        del filled["security"]
+        filled["components"] = {name: v for name, v in template["components"].items() if name != "securitySchemes"}
     return filled
 
 
@@ -1214,8 +1120,8 @@ def schema(template, url, secured):
 
 class Handler(socketserver.BaseRequestHandler):
     """One connection. A request passes, in this order, and stops at the first that fails: framing (`read_request`),
-    Host and Origin (`check_origin`), credentials (`authorize`), path and method (`route`), and in the method of its
-    route parameters, approval and action. Every refusal is an HTTPError, answered in `answer_one`."""
+    Host and Origin (`check_origin`), credentials (`authorize`), path and method (`route`), then, in the method of its
+    route, parameters, approval and action. Each refusal is an HTTPError, and `answer_error` answers them all."""
 
     routes = {
         "/execcmd": {"POST": "execcmd"},
@@ -1228,90 +1134,89 @@ class Handler(socketserver.BaseRequestHandler):
         """Answers requests until the connection ends."""
         self.connection = self.server.connections[self.request]
         try:
-            while self.answer_one():
+            while self.handle_one_request():
                 pass
-            if self.body is None or not self.body.done:
-                self.linger()
+            self.linger()
         except OSError:
             pass  # the client is gone, or does not take its answer
 
-    def answer_one(self):
+    def handle_one_request(self):
         """Reads and answers one request; whether another may follow."""
-        self.method = self.path = self.version = self.body = self.action = None
-        self.headers, self.admitted, self.sent, self.status, self.decision = {}, False, 0, None, ""
-        self.client, self.closing, self.started = "%s" % self.client_address[0], False, time.monotonic()
+        self.method = self.path = self.body = self.action = self.status = None
+        self.headers, self.client, self.decision, self.sent = {}, self.client_address[0], "-", 0
+        self.admitted, self.closing, self.started = False, True, time.monotonic()
         try:
+            head = self.connection.head()
+            if head is None:
+                return False
             try:
-                if not self.read_request():
-                    self.body = Body(self.connection, "1.0", {})
-                    return False
+                self.read_request(head)
                 self.check_origin()
                 self.authorize()
                 getattr(self, self.route())()
-            except ConnectionError:
-                raise
+            except (ConnectionError, socket.timeout):
+                self.closing = True
             except OSError as error:
-                raise HTTPError(507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 500, _sentence(error)) from None
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                message = "the system refused: %s; see to it and try again" % (error.strerror or error)
+                raise HTTPError(507 if full else 500, message) from None
         except HTTPError as error:
             self.answer_error(error)
-        except ConnectionError:
-            self.closing = True
         except Exception:
-            self.server.terminal.log(_traceback())
-            self.answer_error(HTTPError(500, "the daemon has a bug, its terminal shows which; please report it"))
-        self.log()
+            import traceback
+
+            self.server.terminal.log(traceback.format_exc().rstrip())
+            self.answer_error(HTTPError(500, "the daemon has a bug, which its terminal shows; please report it"))
+        if self.admitted:  # before the credentials are right nothing is printed
+            self.server.log(self)
         return not self.closing
 
-    def read_request(self):
-        """Framing: the head and the body's length; False where there is no request. Raises HTTPError 400, 408, 431."""
-        head = self.connection.head()
-        if head is None:
-            return False
+    def read_request(self, head):
+        """Framing: the head and the length of the body; raises HTTPError 400, 431."""
         self.started = time.monotonic()
-        self.method, self.target, self.version, self.headers = parse_head(head)
-        self.body = Body(self.connection, self.version, self.headers)
-        self.closing = self.version == "1.0" or "close" in self.headers.get("connection", "").lower()
+        self.method, self.target, version, self.headers = parse_head(head)
+        self.body = Body(self.connection, version, self.headers)
+        self.closing = version == "1.0" or "close" in self.headers.get("connection", "").lower()
         absolute = re.match(r"https?://([^/?]*)(.*)", self.target, re.I)
         if absolute:  # its authority counts, not the Host header's (RFC 9112 3.2.2)
             self.headers["host"], self.target = absolute.group(1), absolute.group(2) or "/"
         if not self.target.startswith("/"):
             raise HTTPError(400, "the request target is malformed; it is a path")
-        return True
 
     def check_origin(self):
-        """Host and Origin: no web page elsewhere reaches the daemon, its DNS rebound or not; raises HTTPError 403, 421."""
-        authority = self.headers.get("host", "127.0.0.1")
-        host = host_of(authority)
-        if host is None or not (is_ip(host) or host in self.server.names):
+        """No web page elsewhere gets in, whatever name it gives this address; raises HTTPError 403, 421."""
+        authority = self.headers.get("host", "127.0.0.1").lower()
+        host = host_of(authority) or ""
+        # An address is no name that somebody's DNS server could point here.
+        if not (re.match(r"[0-9.]+\Z|.*:", host) or host in self.server.names):
             raise HTTPError(421, "this daemon does not answer to that Host; if it should, start it with -url")
-        if host in self.server.public_names and "x-forwarded-for" in self.headers:
+        if host == self.server.public_name and "x-forwarded-for" in self.headers:
             self.client = visible(self.headers["x-forwarded-for"].rpartition(",")[2].strip())[0]
-        origin = self.headers.get("origin")
-        if origin is not None and origin.lower() not in ("http://" + authority.lower(), "https://" + authority.lower()):
-            raise HTTPError(403, "a web page elsewhere may not use this daemon; call it without an Origin header")
-        if self.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise HTTPError(403, "a web page elsewhere may not use this daemon; open its address yourself")
+        origin = self.headers.get("origin", "").lower()
+        own = not origin or origin in ("http://" + authority, "https://" + authority)
+        if not own or self.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise HTTPError(403, "a web page elsewhere may not use this daemon; open its own address")
 
     def authorize(self):
         """Credentials: Basic, Bearer, or the token before the path, which is taken off; raises HTTPError 401."""
-        path, _, self.query = self.target.partition("?")
-        path = unquote(path.encode("latin-1"))
-        first, slash, rest = path[1:].partition(b"/")
-        self.secret_url = self.server.is_token(first) and bool(slash)
+        path, _, self.query = self.target.encode("latin-1").partition(b"?")
+        path = unquote(path)
+        first, _, rest = path[1:].partition(b"/")
+        self.secret_url = self.server.is_token(first)
         self.path = (b"/" + rest if self.secret_url else path).decode("utf-8", "replace")
         self.admitted = self.secret_url or self.server.is_admitted(self.headers.get("authorization", ""))
         if not self.admitted and self.path != "/openapi.json":
-            challenge = [("WWW-Authenticate", 'Basic realm="MyCodeInterpreter", charset="UTF-8"')]
+            challenge = ("WWW-Authenticate", 'Basic realm="MyCodeInterpreter", charset="UTF-8"')
             raise HTTPError(401, "the credentials are missing or wrong; send USER:KEY as Basic or KEY as Bearer", challenge)
 
     def route(self):
         """Path and method: the name of the method that serves them; raises HTTPError 404, 405."""
         methods = self.routes.get(self.path)
         if not methods:
-            raise HTTPError(404, "there is nothing here; the paths are %s" % " ".join(self.routes))
+            raise HTTPError(404, "there is nothing here; the paths are %s" % ", ".join(self.routes))
         if self.method not in methods:
             allow = ", ".join(methods)
-            raise HTTPError(405, "%s takes %s" % (self.path, allow), [("Allow", allow)])
+            raise HTTPError(405, "%s takes %s" % (self.path, allow), ("Allow", allow))
         return methods[self.method]
 
     def approve(self, action, seconds):
@@ -1323,105 +1228,79 @@ class Handler(socketserver.BaseRequestHandler):
         """Whether the client has hung up."""
         return self.connection.gone()
 
-    def parameters(self, names, body=()):
-        """{name: bytes} of the query and of pairs from the body; raises HTTPError 400.
+    def parameters(self, names, more=()):
+        """{name: bytes} of the query, and of more pairs from the body; raises HTTPError 400.
 
-        A name that is not known is most often the rest of a value whose & was not encoded; half a command must not run.
+        A name unknown is most often the rest of a value whose & was not encoded, and half a command must not run.
         """
         found = {}
-        for name, value in form_of(self.query.encode("latin-1")) + list(body):
+        for name, value in form_pairs(self.query) + list(more):
             if name not in names:
-                message = "there is no parameter %s, only %s; write & as %%26 in a value"
-                raise HTTPError(400, message % (visible(name)[0], ", ".join(names)))
+                shown = visible(name)[0], " and ".join(names) or "none"
+                raise HTTPError(400, "there is no parameter %s here, but %s; write & in a value as %%26" % shown)
             if name in found:
                 raise HTTPError(400, "%s is given twice; give it once" % name)
             found[name] = value
         return found
 
-    def body_form(self, names):
-        """([(name, bytes)], standard input) of execcmd's body, which is JSON, a form, or itself the standard input."""
-        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if self.body.done:
-            return [], b""
-        if kind == "application/json":
-            return json_pairs(self.body.form()), b""
-        if kind == "application/x-www-form-urlencoded":
-            data = self.body.form()
-            pairs = form_of(data)
-            # curl --data-binary says that it sends a form, whatever it sends
-            return (pairs, b"") if any(name in names for name, _ in pairs) else ([], data)
-        if kind == "multipart/form-data":
-            data, pairs = self.body.form(), []
-            source = _Reader(data)
-            for event in multipart(self.headers["content-type"], source.readinto):
-                if isinstance(event, tuple):
-                    pairs.append((event[0] or "", b""))
-                else:
-                    pairs[-1] = (pairs[-1][0], pairs[-1][1] + bytes(event))
-            return pairs, b""
-        return [], self.body.read(FORM_LIMIT)
-
     def execcmd(self):
-        """POST /execcmd"""
-        names = ("cmd", "stdin", "wait", "limit")
-        pairs, stdin = self.body_form(names)
+        """POST /execcmd: the body is JSON, a form, or itself the standard input."""
+        names, pairs, stdin = ("cmd", "stdin", "wait", "limit"), [], b""
+        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "application/json":
+            pairs = json_pairs(self.body.form())
+        elif kind == "application/x-www-form-urlencoded":
+            stdin = self.body.form()
+            pairs = form_pairs(stdin)
+            # `curl --data-binary` calls everything a form; what names no parameter is none.
+            pairs, stdin = (pairs, b"") if any(name in names for name, _ in pairs) else ([], stdin)
+        else:
+            stdin = self.body.read(FORM_LIMIT)
         given = self.parameters(names, pairs)
         command = text_of(given.get("cmd", b""), "cmd")
         if not command:
             raise HTTPError(400, "cmd is missing: POST /execcmd?cmd=COMMAND")
-        stdin = given.get("stdin", stdin)
         wait, limit = (number_of(given[name], name) if name in given else None for name in ("wait", "limit"))
         as_json = prefers_json(self.headers.get("accept", ""))
         if as_json:
-            limit = min((self.server.limit if limit is None else limit) or JSON_LIMIT, JSON_LIMIT)
-        result = execcmd(self, command, stdin, self.body, wait, limit)
-        try:
-            self.answer_result(result, as_json)
-        finally:
-            result.close()
-
-    def answer_result(self, result, as_json):
-        """Answers with a command's result."""
-        status = 202 if result.running else 408 if result.timed_out else 200
-        seconds = round(result.seconds, 3)
-        if as_json:
-            names = "exit_code running truncated pid log".split()
-            answer = dict({name: getattr(result, name) for name in names}, output=result.output(), seconds=seconds)
-            self.answer(status, [json.dumps(answer).encode()], kind="application/json")
-            return
-        headers = [("X-Pid", result.pid), ("X-Seconds", seconds)]
-        headers += [("X-Exit-Code", result.exit_code)] if not result.running else [("X-Running", "true")]
-        headers += [("X-Truncated", "true")] if result.truncated else []
-        headers += [("X-Log", result.log)] if result.log else []
-        self.answer(status, result.parts, headers)
+            limit = min(self.server.limit if limit is None else limit, JSON_LIMIT) or JSON_LIMIT
+        result = execcmd(self, command, given.get("stdin", stdin), self.body, wait, limit)
+        with contextlib.closing(result):
+            status, seconds = 202 if result.running else 408 if result.timed_out else 200, round(result.seconds, 3)
+            names = ("exit_code", "truncated", "running", "pid", "log")
+            facts = dict({name: getattr(result, name) for name in names}, seconds=seconds)
+            if as_json:
+                answer = json.dumps(dict(facts, output=result.output())).encode()
+                return self.answer(status, [answer], kind="application/json")
+            headers = [("X-" + n.title().replace("_", "-"), v) for n, v in facts.items() if v not in (None, False)]
+            return self.answer(status, result.parts, headers)
 
     def get_file(self):
-        """GET /get-file"""
+        """GET /get-file: conditions and one range (RFC 9110 13, 14)."""
         filename = text_of(self.parameters(("filename",)).get("filename", b""), "filename")
         if not filename:
             raise HTTPError(400, "filename is missing: GET /get-file?filename=PATH")
+        import mimetypes
+        from urllib.parse import quote
+
         file, status = get_file(self, filename)
         with file:
             size, tag = status.st_size, '"%x-%x-%x"' % (status.st_mtime_ns, status.st_size, status.st_ino)
-            modified = http_date(status.st_mtime)
+            modified, name = http_date(status.st_mtime), quote(os.path.basename(filename), safe="")
             headers = [("ETag", tag), ("Last-Modified", modified), ("Accept-Ranges", "bytes")]
-            # Never a page of this origin, even where a browser is told to show it.
-            headers.append(("Content-Disposition", "attachment; filename*=UTF-8''" + quote(os.path.basename(filename))))
-            headers.append(("Content-Security-Policy", "sandbox; default-src 'none'"))
-            match = self.headers.get("if-none-match", "")
-            if match.strip() == "*" or tag in re.findall(r'(?:W/)?("[^"]*")', match):
-                self.answer(304, [], headers)
-                return
+            # Whatever is in the file, it is no page of this origin.
+            headers += [("Content-Disposition", "attachment; filename*=UTF-8''" + name)]
+            headers += [("Content-Security-Policy", "sandbox; default-src 'none'")]
+            if {tag, "*"} & set(re.findall(r'"[^"]*"|\*', self.headers.get("if-none-match", ""))):
+                return self.answer(304, [], headers)
             start, stop, code = 0, size, 200
             if "range" in self.headers and self.headers.get("if-range", tag) in (tag, modified):
                 found = byte_range(self.headers["range"], size)
                 if found:
                     (start, stop), code = found, 206
-                    headers.append(("Content-Range", "bytes %d-%d/%d" % (start, stop - 1, size)))
-            import mimetypes
-
+                    headers += [("Content-Range", "bytes %d-%d/%d" % (start, stop - 1, size))]
             kind = mimetypes.guess_type(filename)[0] or "application/octet-stream"
-            self.answer(code, [(file, start, stop - start)], headers, kind)
+            return self.answer(code, [(file, start, stop - start)], headers, kind)
 
     def send_file(self):
         """POST /send-file"""
@@ -1431,82 +1310,60 @@ class Handler(socketserver.BaseRequestHandler):
         kind = self.headers.get("content-type", "")
         if not kind.lower().startswith("multipart/form-data"):
             raise HTTPError(400, "send the file as multipart/form-data, as `curl -F document=@FILE` does")
-        fact = "%d bytes at most" % self.body.length if self.body.length is not None else "of a length still unknown"
+        fact = "of a length not known yet" if self.body.length is None else "%d bytes at most" % self.body.length
         stored = send_file(self, multipart(kind, self.body.readinto), fact)
-        self.answer(200, ["".join("stored %s, %d bytes\n" % one for one in stored).encode("utf-8", "surrogateescape")])
+        self.answer(200, ["".join("stored %s, %d bytes\n" % one for one in stored).encode()])
 
     def openapi(self):
-        """GET /openapi.json; fetched through the secret URL it names that URL, and needs no other credentials."""
-        url = self.server.url or "http://%s" % self.headers.get("host", "")
+        """GET /openapi.json: fetched through the secret URL it names that, and no other credentials."""
+        url = self.server.url or "http://" + self.headers.get("host", "")
         url += "/" + self.server.token if self.secret_url else ""
-        filled = schema(self.server.template, url, self.server.key is not None and not self.secret_url)
+        filled = fill_template(self.server.template, url, self.server.key is not None and not self.secret_url)
         self.answer(200, [json.dumps(filled, indent=2).encode()], kind="application/json")
 
     def answer_error(self, error):
-        """Answers with an error: one plain sentence, JSON where that is preferred."""
-        if self.status is not None:  # an answer is under way: cutting it off is all that can be said
-            self.closing = True
-            return
-        as_json = prefers_json(self.headers.get("accept", ""))
-        text = json.dumps({"error": error.message}) if as_json else error.message
-        kind = "application/json" if as_json else "text/plain; charset=utf-8"
-        try:
-            self.answer(error.status, [text.encode("utf-8", "backslashreplace") + b"\n"], error.headers, kind)
-        except OSError:
+        """Answers with one plain sentence, in JSON where that is preferred; cuts off an answer that is under way."""
+        if self.status is None:
+            text, kind = error.message + "\n", "text/plain; charset=utf-8"
+            if prefers_json(self.headers.get("accept", "")):
+                text, kind = json.dumps({"error": error.message}), "application/json"
+            self.answer(error.status, [text.encode("utf-8", "backslashreplace")], error.headers, kind)
+        else:
             self.closing = True
 
     def answer(self, status, parts, headers=(), kind="text/plain; charset=utf-8"):
-        """Sends an answer, whose parts are bytes or (file, start, count); the head and what is small in one send."""
+        """Sends an answer of parts, bytes or (file, start, count): the head and what is small in one send."""
         self.closing = self.closing or self.body is None or not self.body.done
         length = sum(len(part) if isinstance(part, bytes) else part[2] for part in parts)
-        head = ["HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase), "Date: " + http_date(time.time())]
-        if status != 304:
-            head += ["Content-Type: " + kind, "Content-Length: %d" % length]
-        head += ["X-Content-Type-Options: nosniff", "Cache-Control: no-cache"]
-        head += ["%s: %s" % (name, re.sub(r"[^\t -~\x80-\xff]", "?", str(value))) for name, value in headers]
-        head += ["Connection: close"] if self.closing else []
-        data = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")
-        self.status, self.request_sent = status, 0
+        lines = ["HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase), "Date: " + http_date(time.time())]
+        lines += ["X-Content-Type-Options: nosniff", "Cache-Control: no-cache"]
+        lines += ["Content-Type: " + kind, "Content-Length: %d" % length] if status != 304 else []
+        lines += ["Connection: close"] if self.closing else []
+        lines += ["%s: %s" % header for header in headers]
+        data = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+        self.status, self.sent = status, length
         self.request.settimeout(IDLE_TIMEOUT)
-        for part in parts if self.method != "HEAD" and status != 304 else ():
-            if isinstance(part, bytes):
-                data += part
+        for part in parts if self.method != "HEAD" else []:
+            if isinstance(part, bytes) or part[2] <= OUTPUT_LIMIT:
+                data += read_part(part)
                 continue
-            if part[2]:
-                self.request.sendall(data)
-                data = b""
-                if self.request.sendfile(*part) != part[2]:
-                    raise ConnectionAbortedError("the file has shrunk: the answer can't be completed")
+            self.request.sendall(data)
+            data = b""
+            if self.request.sendfile(*part) != part[2]:
+                raise ConnectionAbortedError("the file has shrunk; the answer can't be completed")
         self.request.sendall(data)
-        self.sent = length
 
     def linger(self):
-        """Reads on a little: a connection closed with bytes unread is reset, and the answer lost (RFC 9112 9.6)."""
+        """Reads on for a moment: a connection closed with bytes unread is reset, and the answer lost (RFC 9112 9.6)."""
         self.request.shutdown(socket.SHUT_WR)
         self.request.settimeout(LINGER)
         until = time.monotonic() + LINGER
-        while time.monotonic() < until and self.request.recv(BLOCK):
+        while self.body and not self.body.done and time.monotonic() < until and self.request.recv(BLOCK):
             pass
-
-    def log(self):
-        """Writes the request to the log, and to the audit trail, once the credentials were right."""
-        if not self.admitted:
-            return
-        self.server.log(self)
-
-
-def json_pairs(data):
-    """[(name, bytes)] of a JSON object whose values are strings and numbers; raises HTTPError 400."""
-    try:
-        found = json.loads(data.decode("utf-8"))
-        pairs = [(name, (value if isinstance(value, str) else json.dumps(value)).encode()) for name, value in found.items()]
-    except (ValueError, AttributeError, RecursionError):
-        raise HTTPError(400, "the body is not a JSON object in UTF-8, or holds a lone surrogate") from None
-    return pairs
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """http.server's ThreadingHTTPServer, without importing that: it takes longer than all the rest of the start.
+    """What http.server calls ThreadingHTTPServer, without the import of that, which is most of a start's time.
 
     Holds what the threads share: the options, the terminal, the gate, the runner and the connections.
     """
@@ -1517,28 +1374,26 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def __init__(self, options):
         self.address_family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        self.hold, self.limit, self.shell_given = options.wait, options.limit, options.shell is not None
-        self.shell = split_shell(options.shell)
-        self.directory = os.getcwd()
+        self.hold, self.limit, self.directory = options.wait, options.limit, os.getcwd()
+        self.shell = options.shell and split_shell(options.shell)
         self.template = load_template(os.path.dirname(os.path.abspath(__file__)))
         self.user, self.key = options.auth
         self.token = self.key and hmac.new(self.key, b"secret URL", "sha256").hexdigest()[:32]
-        self.audit = open(options.log, "ab", buffering=0, opener=_private) if options.log else None
+        self.audit = open(options.log, "ab", 0, opener=lambda *a: os.open(*a, mode=0o600)) if options.log else None
         self.terminal = Terminal()
         self.gate = Gate(self.terminal, not options.nosafe, options.semisafe)
-        self.runner = Runner(self.shell, options.timeout)
-        self.url = None
-        self.public_names = set()
+        self.runner = Runner(self.shell or (["cmd", "/c"] if os.name == "nt" else ["sh", "-c"]), options.timeout)
+        self.url = self.public_name = None
         self.names = {"localhost", options.host.lower()}
-        self.lock = threading.Lock()  # guards connections
+        self._lock = threading.Lock()  # guards connections
         self.connections = {}
         super().__init__((options.host, options.port), Handler)
 
     def publish(self, url):
         """Takes a public URL as its own: answers to its name, and names it in the schema."""
         self.url = url.rstrip("/")
-        self.public_names = {host_of(self.url.partition("://")[2].partition("/")[0])}
-        self.names = self.names | self.public_names
+        self.public_name = host_of(self.url.partition("://")[2])
+        self.names.add(self.public_name)
 
     def local_url(self):
         """The URL under which this machine reaches it."""
@@ -1547,46 +1402,38 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         return "http://%s:%d" % ("[%s]" % host if ":" in host else host, port)
 
     def is_token(self, segment):
-        """Whether a path's first segment (bytes) is the secret URL's token, in constant time."""
+        """Whether the first segment of a path (bytes) is the secret URL's token, in constant time."""
         return self.token is not None and hmac.compare_digest(segment, self.token.encode())
 
     def is_admitted(self, header):
-        """Whether an Authorization header lets its sender in; compares in constant time."""
+        """Whether an Authorization header lets its sender in, in constant time."""
         if self.key is None:
             return True
         scheme, _, value = header.partition(" ")
         if scheme.lower() == "bearer":
             return hmac.compare_digest(value.strip().encode("latin-1"), self.key)
         user, password = credentials(header) or (b"", b"")
-        right_user = hmac.compare_digest(user, self.user if self.user is not None else user)
+        right_user = self.user is None or hmac.compare_digest(user, self.user)
         return hmac.compare_digest(password, self.key) and right_user
-
-    def redacted(self, text):
-        """A text without the secrets."""
-        for secret in filter(None, (self.token, self.key and self.key.decode("utf-8", "replace"))):
-            text = text.replace(secret, "***")
-        return text
 
     def log(self, request):
         """One line for a request, on the terminal and in the audit trail."""
-        operation, subject = (request.action or (request.method or "?", request.path or ""))[:2]
-        seconds = time.monotonic() - request.started
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        decision, status = request.decision or "-", request.status or 0
-        what = self.redacted(visible(subject)[0])
-        what = what if len(what) <= 200 else what[:200] + "\u2026"
-        line = (now, request.client, operation, what, decision, status, request.sent, seconds)
-        self.terminal.log("%s %s %s %s %s %d %d B %.3f s" % line)
+        operation, subject = (request.action or (request.method or "-", request.path or "-"))[:2]
+        for secret in filter(None, (self.token, self.key and self.key.decode("utf-8", "replace"))):
+            subject = subject.replace(secret, "***")
+        seconds, shown = round(time.monotonic() - request.started, 3), visible(subject)[0]
+        entry = (time.strftime("%Y-%m-%d %H:%M:%S"), request.client, operation, shown, request.decision)
+        entry += (request.status or 0, request.sent, seconds)
+        self.terminal.log("%s %s %s %.200s %s %d %dB %ss" % entry)
         if self.audit:
-            names = "time client operation subject decision status bytes seconds".split()
-            entry = dict(zip(names, line), subject=self.redacted(subject), seconds=round(seconds, 3))
+            names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
             try:
-                self.audit.write(json.dumps(entry).encode() + b"\n")
+                self.audit.write(json.dumps(dict(zip(names, entry), subject=subject)).encode() + b"\n")
             except OSError as error:
                 self.terminal.log("the audit trail can't be written: %s" % error.strerror)
 
     def get_request(self):
-        """Accepts a connection; without descriptors left it waits a little rather than spin."""
+        """Accepts a connection; where no descriptor is left for it, waits a little rather than spin."""
         try:
             return super().get_request()
         except OSError:
@@ -1596,54 +1443,35 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def process_request(self, request, client_address):
         """Gives a connection its thread. Over MAX_CONNECTIONS the one that has idled longest makes room."""
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with self.lock:
-            if len(self.connections) >= MAX_CONNECTIONS:
-                idle = [c for c in self.connections.values() if c.idle_since is not None]
-                if not idle:
-                    return self.shutdown_request(request)
-                oldest = min(idle, key=lambda connection: connection.idle_since)
-                oldest.idle_since = None
-                oldest.sock.shutdown(socket.SHUT_RDWR)
+        with self._lock:
             self.connections[request] = Connection(request)
-        return super().process_request(request, client_address)
+            idle = [c for c in self.connections.values() if c.idle_since] if len(self.connections) > MAX_CONNECTIONS else []
+            if idle:
+                min(idle, key=lambda connection: connection.idle_since).sock.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
 
     def shutdown_request(self, request):
         """Closes a connection."""
-        self.connections.pop(request, None)
+        with self._lock:
+            self.connections.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request, client_address):
-        """Logs what went wrong outside a request."""
-        self.terminal.log("a connection of %s failed: %s" % (client_address[0], _traceback()))
+        """Logs what went wrong outside of a request."""
+        self.terminal.log("the connection of %s failed: %s" % (client_address[0], sys.exc_info()[1]))
 
     def close(self):
-        """Ends everything: nobody is asked any more, commands are killed, their directory is removed."""
+        """Ends it: nobody is asked any more, commands are killed, the last answers and log lines go out."""
         self.gate.close()
         self.runner.close()
         until = time.monotonic() + 0.5
-        while any(c.idle_since is None for c in list(self.connections.values())) and time.monotonic() < until:
-            time.sleep(0.01)  # the last answers and log lines
-        self.terminal.flush("", asking=False)
-
-
-def _private(path, flags):
-    return os.open(path, flags, 0o600)
-
-
-def _sentence(error):
-    return "the system refused: %s; see to it and try again" % (error.strerror or error)
-
-
-def _traceback():
-    import traceback
-
-    return traceback.format_exc().rstrip()
+        while any(not c.idle_since for c in list(self.connections.values())) and time.monotonic() < until:
+            time.sleep(0.01)
+        self.terminal.write(asking=False)
 
 
 def split_shell(command):
-    """The words before a command line; without a -shell, the system's own shell."""
-    if command is None:
-        return ["cmd", "/c"] if os.name == "nt" else ["sh", "-c"]
+    """The words of -shell; raises ValueError."""
     import shlex
 
     return shlex.split(command)
@@ -1651,33 +1479,77 @@ def split_shell(command):
 
 # The tunnel
 
-NGROK_OPTIONS = frozenset("domain".split())
+# What ngrok.forward takes in words; it ignores silently what it does not know.
+_NGROK_WORDS = """allow_cidr allow_user_agent app_protocol basic_auth deny_cidr deny_user_agent domain forwards_to hostname
+    metadata oauth_allow_domains oauth_allow_emails oauth_client_id oauth_client_secret oauth_provider oauth_scopes
+    oidc_allow_domains oidc_allow_emails oidc_client_id oidc_client_secret oidc_issuer_url oidc_scopes policy proxy_proto
+    request_header_add request_header_remove response_header_add response_header_remove root_cas schemes server_addr
+    session_metadata traffic_policy verify_webhook_provider verify_webhook_secret""".split()
+_NGROK_SWITCHES = ("compression", "force_new_session", "verify_upstream_tls", "websocket_tcp_converter")
+_NGROK_HINTS = {  # https://ngrok.com/docs/errors
+    "105": "the authtoken is malformed; copy it anew from the dashboard",
+    "107": "the authtoken was revoked; make another on the dashboard",
+    "108": "the account has too many agents online; stop another one",
+    "314": "the account may not use this domain; leave -ngrok domain out",
+    "334": "the domain is in use; stop the other agent, or choose another domain",
+}
+
+
+def ngrok_options(settings):
+    """Keyword arguments of ngrok.forward out of KEY=VALUE settings; raises ValueError."""
+    found = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key not in _NGROK_WORDS and key not in _NGROK_SWITCHES:
+            known = ", ".join(sorted(_NGROK_WORDS + list(_NGROK_SWITCHES)))
+            raise ValueError("-ngrok %s is not KEY=VALUE with a KEY that ngrok.forward takes: %s" % (setting, known))
+        if key in _NGROK_SWITCHES and value not in ("true", "false"):
+            raise ValueError("-ngrok %s must be true or false" % key)
+        if key == "server_addr" and not re.match(r"[A-Za-z0-9.-]+:[0-9]{1,5}\Z", value):
+            raise ValueError("-ngrok server_addr must be HOST:PORT")
+        if key == "root_cas" and not os.access(value, os.R_OK):
+            raise ValueError("-ngrok root_cas=%s can't be read; give the path of a PEM file" % value)
+        found.setdefault(key, []).append(value == "true" if key in _NGROK_SWITCHES else value)
+    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
 
 
 def open_tunnel(port, authtoken, options):
-    """The URL of an ngrok tunnel to a local port; raises SystemExit with one line where there is none."""
+    """The URL of an ngrok tunnel to a local port; raises ValueError, one line, where there is none."""
     try:
         import ngrok
     except ImportError:
-        raise SystemExit("error: NGROK_AUTHTOKEN is set, but the ngrok package is missing: python3 -m pip install ngrok") from None
+        raise ValueError("NGROK_AUTHTOKEN is set but ngrok is missing; python3 -m pip install ngrok") from None
     try:
-        return ngrok.forward("127.0.0.1:%d" % port, authtoken=authtoken, **options).url()
-    except ValueError as error:
-        raise SystemExit("error: ngrok: %s" % " ".join(" ".join(map(str, error.args)).split())) from None
+        # Unless told otherwise ngrok is sent this machine's name and our path as what is forwarded to.
+        return ngrok.forward(port, authtoken=authtoken, **dict({"forwards_to": "mycodeinterpreter"}, **options)).url()
+    except Exception as error:  # the SDK's panics among them
+        words = " ".join(" ".join(map(str, error.args)).replace(authtoken, "***").split())
+        code = re.search(r"ERR_NGROK_([0-9]+)", words)
+        hint = _NGROK_HINTS.get(code.group(1) if code else "", "see https://ngrok.com/docs/errors")
+        raise ValueError("ngrok: %s; %s" % (words, hint if code else "is the network there?")) from None
+
+
+def close_tunnel():
+    """Ends the tunnel: a process that ends with one open may crash in the SDK, and one that waits for it may hang."""
+    if "ngrok" in sys.modules:
+        thread = threading.Thread(target=sys.modules["ngrok"].kill, daemon=True)
+        thread.start()
+        thread.join(0.5)
 
 
 # The command line
 
-EPILOG = """Each option is taken with one dash or two. Safe mode is the default: every action is asked for at this terminal.
-AUTH_KEY in the environment stands in for AUTH, NGROK_AUTHTOKEN opens a tunnel. For example:
-  mycodeinterpreter.py noauth                    this machine only, ask before each action
-  mycodeinterpreter.py noauth -semisafe -nosafe  don't ask, count down
-  mycodeinterpreter.py me:secret -shell 'docker exec -i box sh -c'
+EPILOG = """Options are taken with one dash or two. Every action is asked for at this terminal unless -nosafe is given.
+The environment's AUTH_KEY stands in for AUTH, and keeps it out of `ps`; NGROK_AUTHTOKEN opens a tunnel.
+
+  mycodeinterpreter.py noauth                       for this machine only, ask before each action
+  mycodeinterpreter.py me:secret -semisafe -nosafe  don't ask, count down
+  mycodeinterpreter.py noauth -shell 'docker exec -i box sh -c'
 """
 
 
-def parse_arguments(argv, environ):
-    """The options; exits with usage or one line, status 2, where they are wrong."""
+def parse_arguments(argv):
+    """The options; exits with one line and status 2 where they are wrong."""
     parser = argparse.ArgumentParser(
         prog="mycodeinterpreter.py",
         usage="%(prog)s AUTH [-nosafe] [-semisafe] [options]",
@@ -1686,98 +1558,104 @@ def parse_arguments(argv, environ):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.error = lambda message: parser.exit(2, "error: %s; see --help\n" % message)  # type: ignore[assignment]
-    add = parser.add_argument
-    add("auth", metavar="AUTH", nargs="?", help="noauth, KEY or USER:KEY (default: the environment's AUTH_KEY)")
+    parser.error = lambda message: parser.exit(2, "error: %s; see --help\n" % message)  # type: ignore
+    add, count, seconds = parser.add_argument, number(int, 1 << 60), number(float, 10 ** 9)
+    add("auth", metavar="AUTH", nargs="?", help="noauth, KEY or USER:KEY")
     add("--nosafe", action="store_true", help="no confirmation")
-    add("--semisafe", action="store_true", help="count down %d s before each action; Ctrl+C cancels it" % COUNTDOWN)
-    add("--host", metavar="ADDR", default="127.0.0.1", help="address to listen on (%(default)s)")
-    add("--port", metavar="N", type=_number(int, 65535), default=8000, help="port to listen on, 0 for a free one (%(default)s)")
-    add("--url", metavar="URL", help="public address, where something else than ngrok tunnels")
-    add("--ngrok", metavar="KEY=VALUE", action="append", default=[], help="an option of ngrok.forward; repeatable")
-    add("--wait", metavar="S", type=_number(float, 86400), default=HOLD, help="seconds a request is held (%(default)s)")
-    add("--timeout", metavar="S", type=_number(float, 1e9), default=COMMAND_TIMEOUT, help="seconds until a command is killed, 0 for never (%(default)s)")
-    add("--limit", metavar="BYTES", type=_number(int, 1 << 60), default=OUTPUT_LIMIT, help="output in one answer, 0 for all (%(default)s)")
-    add("--shell", metavar="CMD", help="what runs a command line (sh -c; cmd /c on Windows)")
-    add("--log", metavar="FILE", help="audit trail, a JSON object a line")
+    add("--semisafe", action="store_true", help="a %d s countdown before each action; Ctrl+C cancels it" % COUNTDOWN)
+    add("--host", metavar="ADDR", default="127.0.0.1", help="where to listen (%(default)s)")
+    add("--port", metavar="N", type=number(int, 65535), default=8000, help="0 for a free one (%(default)s)")
+    add("--url", metavar="URL", help="the public address, where something else tunnels")
+    add("--ngrok", metavar="KEY=VALUE", action="append", default=[], help="for ngrok.forward; repeatable")
+    add("--wait", metavar="S", type=seconds, default=HOLD, help="seconds a request is held, at most (%(default)s)")
+    add("--timeout", metavar="S", type=seconds, default=COMMAND_TIMEOUT, help="of a command; 0: none (%(default)s)")
+    add("--limit", metavar="BYTES", type=count, default=OUTPUT_LIMIT, help="of output answered; 0: all (%(default)s)")
+    add("--shell", metavar="CMD", help="what runs a command line (sh -c)")
+    add("--log", metavar="FILE", help="an audit trail, a JSON object a line")
     add("--version", action="version", version="%(prog)s " + __version__)
     options = parser.parse_args([re.sub(r"\A-(?=[a-z][a-z])", "--", argument) for argument in argv])
-    auth = options.auth if options.auth is not None else environ.get("AUTH_KEY") or None
+    auth = options.auth if options.auth is not None else os.environ.get("AUTH_KEY") or None
     if auth is None:
         parser.print_usage(sys.stderr)
-        parser.exit(2, "error: AUTH is missing: noauth, KEY or USER:KEY, here or in AUTH_KEY; see --help\n")
+        parser.exit(2, "error: AUTH is missing: noauth, KEY or USER:KEY, or AUTH_KEY in the environment; see --help\n")
     user, colon, key = os.fsencode(auth).partition(b":")
     options.auth = (None, None) if auth == "noauth" else (user, key) if colon else (None, user)
     if options.auth[1] == b"":
         parser.error("the KEY in AUTH is empty")
-    if options.url is not None and not re.match(r"https?://[^/?#\s]+/?\Z", options.url):
-        parser.error("-url is not like https://name.example")
+    try:
+        options.ngrok = ngrok_options(options.ngrok)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.url and not re.match(r"https?://[A-Za-z0-9.:\[\]-]+/?\Z", options.url):
+        parser.error("-url must be like https://name.example")
     return options
 
 
-def _number(kind, most):
-    def number(text):
-        value = kind(text)
-        if not 0 <= value <= most:
-            raise ValueError(text)
-        return value
+def number(kind, most):
+    """An argparse type: a number from zero to most."""
 
-    number.__name__ = "number from 0 to %d:" % most
-    return number
+    def parse(text):
+        if not 0 <= kind(text) <= most:
+            raise argparse.ArgumentTypeError("%s is not within 0 and %d" % (text, most))
+        return kind(text)
+
+    parse.__name__ = kind.__name__
+    return parse
 
 
 def announce(server, options, tunneled):
     """Prints what a person, or a script, needs to go on; warns where strangers may get in."""
     url = server.url or server.local_url()
-    lines = ["tunnel created: %s" % url] if tunneled else []
+    lines = ["tunnel created: " + url] if tunneled else []
     lines += ["OpenAPI schema at %s/openapi.json" % url]
     if server.key is not None:
         basic = base64.b64encode((server.user or b"user") + b":" + server.key).decode()
-        lines += ["API key for a custom GPT (Basic): %s" % basic, "secret URL: %s/%s" % (url, server.token)]
-    if not server.url:
-        lines += ["no public URL: set NGROK_AUTHTOKEN, or -url to what else tunnels here"]
-    lines += ["Starting server at %s" % url]
-    print("\n".join(lines), flush=True)
-    public = server.url or not (options.host == "localhost" or options.host == "::1" or options.host.startswith("127."))
-    if public and (server.key is None or options.nosafe):
+        lines += ["API key (Basic) for a custom GPT: " + basic, "secret URL: %s/%s" % (url, server.token)]
+    lines += [] if server.url else ["for a public URL set NGROK_AUTHTOKEN, or give -url"]
+    print("\n".join(lines + ["Starting server at " + url]), flush=True)
+    here = not server.url and (options.host in ("localhost", "::1") or options.host.startswith("127."))
+    if not here and (server.key is None or options.nosafe):
         who = "ANYBODY WHO FINDS %s" % url if server.key is None else "WHOEVER HAS THE KEY"
-        what = "RUNS ANY COMMAND HERE, AND NOBODY IS ASKED" if options.nosafe else "CAN ASK YOU TO RUN COMMANDS HERE"
-        bold, plain = ("\033[1;37;41m", "\033[0m") if sys.stderr.isatty() else ("", "")
-        server.terminal.flush("\a\n%s WARNING: %s %s. %s\n\n" % (bold, who, what, plain))
-    elif not options.nosafe and not (sys.stdin and sys.stdin.isatty()):
-        server.terminal.flush("warning: this is no terminal to ask at, so every action will be denied; see -nosafe\n")
+        what = "RUNS ANY COMMAND HERE AND NOBODY IS ASKED" if options.nosafe else "CAN ASK YOU TO RUN COMMANDS HERE"
+        server.terminal.write("\a\n*** WARNING: %s %s ***\n\n" % (who, what))
+    if not options.nosafe and not can_ask():
+        server.terminal.write("warning: there is no terminal to ask at, so every action will be denied; see -nosafe\n")
 
 
 def main(argv=None):
     """Serves until Ctrl+C or SIGTERM."""
-    options = parse_arguments(sys.argv[1:] if argv is None else argv, os.environ)
-    authtoken = os.environ.pop("NGROK_AUTHTOKEN", None)  # not for the commands' eyes
+    options = parse_arguments(sys.argv[1:] if argv is None else argv)
+    authtoken = os.environ.pop("NGROK_AUTHTOKEN", None)  # neither is for the commands' eyes
     os.environ.pop("AUTH_KEY", None)
-    threading.stack_size(1 << 18)
     try:
         server = Server(options)
     except (OSError, ValueError) as error:
-        raise SystemExit("error: %s" % error) from None
+        where = getattr(error, "filename", None) or "%s:%d" % (options.host, options.port)
+        raise SystemExit("error: %s: %s" % (where, getattr(error, "strerror", None) or error)) from None
 
-    def interrupt(_number, _frame):
-        if not (_number == signal.SIGINT and server.gate.cancel()):
+    def interrupt(number, _):
+        if number != signal.SIGINT or not server.gate.cancel():
             raise KeyboardInterrupt
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+        if signal.getsignal(getattr(signal, name, 0)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), interrupt)
+    status = 0
     try:
         if options.url or authtoken:
-            server.publish(options.url or open_tunnel(server.server_address[1], authtoken, {}))
-        announce(server, options, bool(authtoken))
+            server.publish(options.url or open_tunnel(server.server_address[1], authtoken, options.ngrok))
+        announce(server, options, authtoken and not options.url)
         threading.Thread(target=server.terminal.run, daemon=True).start()
         server.serve_forever()
     except KeyboardInterrupt:
         pass
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        server.close()
-    os._exit(0)  # threads that still read or write must not delay the end
+    except ValueError as error:
+        print("error: %s" % error, file=sys.stderr, flush=True)
+        status = 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server.close()
+    close_tunnel()
+    os._exit(status)  # threads that still read or write must not delay the end
 
 
 if __name__ == "__main__":

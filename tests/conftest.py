@@ -1,5 +1,6 @@
 """What the tests share: the real program in its own process, a real pseudo-terminal for it, and HTTP by hand."""
 
+import codecs
 import collections
 import http.client
 import os
@@ -18,6 +19,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "mycodeinterpreter.py"
+sys.path.insert(0, str(ROOT))  # for the tests of pure functions: import mycodeinterpreter
 
 Answer = collections.namedtuple("Answer", "status headers body")
 
@@ -42,6 +44,7 @@ class Daemon:
         self.temporary.mkdir(exist_ok=True)
         self.out_path, self.err_path = self.temporary / "stdout", self.temporary / "stderr"
         self.screen = ""  # what the pseudo-terminal has shown
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         environment = {k: v for k, v in os.environ.items() if k not in ("NGROK_AUTHTOKEN", "AUTH_KEY")}
         environment.update(TMPDIR=str(self.temporary), PYTHONDONTWRITEBYTECODE="1", **(env or {}))
         command = [python, str(program)] + [str(a) for a in arguments]
@@ -68,7 +71,8 @@ class Daemon:
         """Waits until it serves; sets port."""
         def started():
             assert self.process.poll() is None, "the daemon ended: " + self.output() + self.errors()
-            return re.search(r"Starting server at \S+?:(\d+)\s", self.output()) or "Starting server at" in self.output()
+            output = self.output()  # read once, lest the line come between two looks
+            return re.search(r"Starting server at \S+?:(\d+)\s", output) or "Starting server at" in output
 
         match = wait_for(started, seconds, "the daemon's start")
         self.port = int(match.group(1)) if match is not True else None
@@ -93,7 +97,7 @@ class Daemon:
             data = os.read(self.master, 65536)
         except OSError:  # the other end is closed
             return False
-        self.screen += data.decode("utf-8", "replace").replace("\r\n", "\n")
+        self.screen = (self.screen + self._decode(data)).replace("\r\n", "\n")
         return bool(data)
 
     def expect(self, text, seconds=10.0):
