@@ -48,6 +48,7 @@ except ImportError:  # Windows
 
 __version__ = "0.1.0"
 
+HOST, PORT = "127.0.0.1", 8000
 HOLD = 40  # seconds a request is held, approval and run together; ChatGPT gives up at 45
 COMMAND_TIMEOUT = 300  # seconds; then its process group is killed
 OUTPUT_LIMIT = 65536  # bytes of output in an answer; ChatGPT refuses answers over 100,000 characters
@@ -77,7 +78,8 @@ class HTTPError(Exception):
 # Pure helpers
 
 _PLAIN = re.compile(r"[ -\[\]-~]*\Z")  # printable ASCII without the backslash
-_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and symbols by category, blank on the screen
+# By category letters and symbols; on the screen blank, or drawn into the letter before.
+_BLANK = re.compile("[\u115f-\u11ff\u2800\u3164\ud7b0-\ud7ff\uffa0\U0001d159]")
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -85,18 +87,17 @@ def visible(text):
     """(shown, hidden): the text with what does not print as itself written as escapes, and how many there are.
 
     Control, bidirectional, zero-width, combining, tag, unassigned and non-ASCII space characters and lone surrogates
-    are hidden; the backslash is doubled and not counted. No two texts look the same.
+    are hidden, and what Unicode calls the same as another text; the backslash is doubled and not counted.
     """
     if _PLAIN.match(text):
         return text, 0
     import unicodedata
 
-    shown = [
-        char
-        if char.isprintable() and char != "\\" and char not in _BLANK and unicodedata.category(char) not in ("Mn", "Me")
-        else _SHORT.get(char) or char.encode("unicode_escape").decode()
-        for char in text
-    ]
+    def plain(char):
+        marks = unicodedata.category(char)[0] == "M" or _BLANK.match(char)
+        return char.isprintable() and char != "\\" and not marks and unicodedata.normalize("NFC", char) == char
+
+    shown = [c if plain(c) else _SHORT.get(c) or c.encode("unicode_escape").decode() for c in text]
     return "".join(shown), sum(len(s) > 1 for s in shown) - text.count("\\")
 
 
@@ -138,9 +139,9 @@ def json_pairs(data):
     """[(name, bytes)] of a JSON object of strings and numbers; raises HTTPError 400."""
     try:
         values = json.loads(data.decode("utf-8"))
-        return [(name, (v if isinstance(v, str) else json.dumps(v)).encode()) for name, v in values.items()]
+        return [(n, str(v).encode() if n in ("wait", "limit") else v.encode("utf-8")) for n, v in values.items()]
     except (ValueError, AttributeError, RecursionError):
-        raise HTTPError(400, "the body is not a JSON object of Unicode strings and numbers") from None
+        raise HTTPError(400, "the body is not a JSON object with strings for cmd and stdin, numbers for wait and limit") from None
 
 
 def credentials(header):
@@ -317,6 +318,13 @@ class Connection:
         if not line.endswith(b"\r") or b"\r" in line[:-1]:
             raise HTTPError(400, "a line of the chunked body does not end with CR LF")
         return bytes(line[:-1])
+
+    def hang_up(self):
+        """Ends it from another thread; who reads or writes it finds it closed."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
     def gone(self):
         """Whether the client has hung up."""
@@ -533,7 +541,9 @@ class Gate:
             self._line.append(ticket)
         try:
             with self._turn:
-                self._turn.wait_for(lambda: self._closing or self._line[0] is ticket, seconds)
+                while self._line[0] is not ticket:
+                    check()
+                    self._turn.wait(0.2)
             check()
             if self._asks:
                 decision = "always" if action.key in self._allowed else self._ask(action, caller, check)
@@ -662,8 +672,8 @@ class Job:
         self.process, self.pipe, self.path, self.timeout = process, pipe, path, timeout  # pipe: None at its end
         self.ended = end_of(process)  # None when the shell has ended and has been waited for
         self.started, self.timed_out = time.monotonic(), False
-        self.log = None  # a descriptor, once there is output
-        self.size = self.kept = 0  # bytes written, and how many of them are in the log
+        self.memory, self.log = bytearray(), None  # the output: its beginning, or, in a file, all
+        self.size = self.kept = 0  # bytes written, and how many of them are in the memory or the log
         self.bound, self.discard = LOG_LIMIT, False  # discard: nobody will ask for what comes from now on
 
     def tend(self, seconds, whole=False):
@@ -690,7 +700,7 @@ class Job:
                     self.take()  # what the shell wrote before its end
                 if self.take() and descriptor == self.pipe:
                     poll.register(self.pipe, select.POLLIN)
-            if self.discard or self.kept == self.bound:
+            if self.discard or self.kept >= self.bound:
                 time.sleep(0.002)  # who writes without end shall wait for us
 
     def take(self):
@@ -703,21 +713,34 @@ class Job:
             os.close(self.pipe)
             self.pipe = None
         self.size += len(data)
-        while data and not self.discard and self.kept < self.bound:
+        if not self.discard and self.log is None and self.size <= OUTPUT_LIMIT:
+            self.memory += data
+            self.kept = self.size
+        elif not self.discard and self.open_log():
+            self._append(data)
+        return self.pipe is not None
+
+    def open_log(self):
+        """Sees to it that the output is in the log, and goes on there; False where the disk has no room for one."""
+        if self.log is None and self.bound:
             try:
-                self.open_log()
+                self.log = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            except OSError:
+                self.bound = 0
+                return False
+            self.kept = 0
+            self._append(self.memory)
+        return self.log is not None
+
+    def _append(self, data):
+        while data and self.kept < self.bound:
+            try:
                 written = os.write(self.log, data[: self.bound - self.kept])
             except OSError:  # the disk is full
                 self.bound, written = self.kept, 0
             self.kept, data = self.kept + written, data[written:]
             if self.kept == self.bound:
                 self.note("the log ends here: it keeps %d bytes" % self.kept)
-        return self.pipe is not None
-
-    def open_log(self):
-        """Makes the log where there is none; raises OSError."""
-        if self.log is None:
-            self.log = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
 
     def note(self, sentence):
         """Adds a last line to the log, where the disk has room for it."""
@@ -791,11 +814,13 @@ class Runner:
         return job
 
     def leave(self, job):
-        """Lets go of a job whose request is about to be answered."""
+        """Lets go of a job whose request is about to be answered; returns the threads, one or none, that tend it on."""
         if job.pipe is None and job.ended is None:
             self._finish(job)
-        else:
-            threading.Thread(target=self._finish, args=(job,), daemon=True).start()
+            return []
+        thread = threading.Thread(target=self._finish, args=(job,), daemon=True)
+        thread.start()
+        return [thread]
 
     def _finish(self, job):
         job.tend(float("inf"), whole=True)
@@ -822,13 +847,16 @@ class Runner:
 # Files
 
 
-def opened(filename):
-    """(file, status) of a regular file, unbuffered; raises HTTPError 400, 403 or 404."""
-    shown, nonblock = visible(filename)[0], getattr(os, "O_NONBLOCK", 0)  # a FIFO in its place must not hold us
+_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)  # a FIFO or link put in a file's place is no file
+
+
+def opened(path):
+    """(file, status) of a regular file, unbuffered, by its real path; raises HTTPError 400, 403 or 404."""
+    shown = visible(path)[0]
     try:
-        if not stat.S_ISREG(os.stat(filename).st_mode):  # to open a device may do things
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may do things
             raise HTTPError(400, "%s is not a regular file; list or pack it with a command" % shown)
-        file = open(filename, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | nonblock))
+        file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _FLAGS))
     except PermissionError:
         raise HTTPError(403, "the daemon's account may not read %s" % shown) from None
     except (OSError, ValueError) as error:
@@ -850,6 +878,8 @@ class Upload:
             status = os.lstat(self.target)
         except FileNotFoundError:
             return None
+        if stat.S_ISDIR(status.st_mode):
+            raise HTTPError(400, "%s is a directory; choose another file name" % visible(self.target)[0])
         return status.st_mode, status.st_size, status.st_ino, status.st_dev, status.st_mtime_ns
 
     def action(self, fact):
@@ -901,28 +931,27 @@ class Result:
         head, tail = (limit - limit // 2, limit // 2) if limit and job.kept > limit else (job.kept, 0)
         self.truncated = job.size > head + tail
         job.discard = not (self.running or self.truncated)
-        self.log = None if job.discard else job.path
-        self.parts, self._file, said = [], None, []
-        if self.log:
-            job.open_log()
-        if job.log is not None:
-            self._file = open(job.path, "rb", buffering=0)
-            self.parts += [(self._file, 0, head)]
-            self.parts += [b"\n[\xe2\x80\xa6]\n", (self._file, job.kept - tail, tail)] if tail else []
-            if job.discard:
-                os.unlink(job.path)
+        self.log = job.path if not job.discard and job.open_log() else None
+        self._file = open(job.path, "rb", buffering=0) if job.log is not None else None
+        if self._file and job.discard:
+            os.unlink(job.path)
+        said = [] if self.running else [job.ending()]
         if self.running:
-            said.append("still running after %.3g s, pid %d; its output goes on in %s" % (held, self.pid, self.log))
-        elif job.ending():
-            said.append(job.ending())
+            said += ["still running after %.3g s, pid %d" % (held, self.pid)]
+            said += ["its output goes on in %s" % self.log if self.log else "the disk is full, its output is lost"]
         if self.truncated:
-            said.append("\u2026 %d bytes left out \u2026" % (job.size - head - tail))
-            if not self.running:
-                which = "the whole output is" if job.kept == job.size else "its first %d bytes are" % job.kept
-                said.append("%s in %s" % (which, self.log))
+            said += ["\u2026 %d bytes left out \u2026" % (job.size - head - tail)]
+            which = "the whole output is" if job.kept == job.size else "its first %d bytes are" % job.kept
+            said += ["%s in %s" % (which, self.log)] if self.log and not self.running else []
+        said = "; ".join(filter(None, said))
+        self.parts = [self._part(job, 0, head)]
+        self.parts += [b"\n[\xe2\x80\xa6]\n", self._part(job, job.kept - tail, tail)] if tail else []
         if said:
-            line_open = job.kept and read_part((self._file, job.kept - 1, 1)) != b"\n"
-            self.parts.append(("\n" * bool(line_open) + "[%s]\n" % "; ".join(said)).encode())
+            line_open = job.kept and read_part(self._part(job, job.kept - 1, 1)) != b"\n"
+            self.parts.append(("\n[%s]\n" % said).encode()[not line_open :])
+
+    def _part(self, job, start, count):
+        return (self._file, start, count) if self._file else bytes(job.memory[start : start + count])
 
     def output(self):
         """All parts as one str."""
@@ -943,7 +972,7 @@ def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None):
     """The Result of a command line (str); its input as bytes and, if longer, the rest as a Body; wait in seconds."""
     server, asked, longer = caller.server, time.monotonic(), rest is not None and not rest.done
     hold = server.hold if wait is None else min(wait, 86400)
-    facts = ["in %s%s" % (visible(server.directory)[0], server.shell and " by " + " ".join(server.shell))]
+    facts = ["in " + visible(server.directory)[0] + (" by " + visible(" ".join(server.shell))[0] if server.shell else "")]
     if longer:
         facts.append("its standard input is over %d bytes and NOT SHOWN" % len(stdin))
     elif stdin:
@@ -967,23 +996,23 @@ def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None):
         job.tend(max(hold - (time.monotonic() - asked), min(hold, 1)))
         return Result(job, server.limit if limit is None else int(limit), hold)
     finally:
-        server.runner.leave(job)
+        caller.tenders += server.runner.leave(job)
 
 
 def get_file(caller, filename):
     """(file, status) of a file, opened before the question: what is shown is what is sent."""
     path, facts, failure = os.path.join(caller.server.directory, filename), [], None
+    real = os.path.realpath(path)
+    if real != os.path.normpath(path):
+        facts.append("a link leads to %s" % visible(real)[0])
     with contextlib.ExitStack() as stack:
         try:
-            file, status = opened(path)
+            file, status = opened(real)
             stack.enter_context(file)
             facts.append("%d bytes" % status.st_size)
         except HTTPError as error:  # answered behind the approval: whether a file exists is an answer, too
             failure = error
             facts.append("can't be sent: %s" % error.message)
-        real = os.path.realpath(path)
-        if real != os.path.normpath(path):
-            facts.append("a link leads to %s" % visible(real)[0])
         caller.approve(Action("get-file", path, facts, ("get-file", path, real)), caller.server.hold)
         if failure:
             raise failure
@@ -1104,6 +1133,8 @@ def load_template(directory):
             return json.load(file)
     except FileNotFoundError:
         return TEMPLATE
+    except ValueError as error:
+        raise ValueError("openapi_template.json: %s" % error) from None
 
 
 def fill_template(template, url, secured):
@@ -1132,13 +1163,17 @@ class Handler(socketserver.BaseRequestHandler):
 
     def handle(self):
         """Answers requests until the connection ends."""
-        self.connection = self.server.connections[self.request]
+        self.connection, self.tenders = self.server.connections[self.request], []
         try:
             while self.handle_one_request():
                 pass
             self.linger()
         except OSError:
             pass  # the client is gone, or does not take its answer
+        # What a thread has started may be made to die with it (PR_SET_PDEATHSIG, as `bwrap --die-with-parent` does).
+        self.server.shutdown_request(self.request)
+        for thread in self.tenders:
+            thread.join()
 
     def handle_one_request(self):
         """Reads and answers one request; whether another may follow."""
@@ -1149,19 +1184,18 @@ class Handler(socketserver.BaseRequestHandler):
             head = self.connection.head()
             if head is None:
                 return False
-            try:
-                self.read_request(head)
-                self.check_origin()
-                self.authorize()
-                getattr(self, self.route())()
-            except (ConnectionError, socket.timeout):
-                self.closing = True
-            except OSError as error:
-                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-                message = "the system refused: %s; see to it and try again" % (error.strerror or error)
-                raise HTTPError(507 if full else 500, message) from None
+            self.read_request(head)
+            self.check_origin()
+            self.authorize()
+            getattr(self, self.route())()
         except HTTPError as error:
             self.answer_error(error)
+        except (ConnectionError, socket.timeout):
+            self.closing = True
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            message = "the system refused: %s; see to it and try again" % (error.strerror or error)
+            self.answer_error(HTTPError(507 if full else 500, message))
         except Exception:
             import traceback
 
@@ -1272,7 +1306,8 @@ class Handler(socketserver.BaseRequestHandler):
             if as_json:
                 answer = json.dumps(dict(facts, output=result.output())).encode()
                 return self.answer(status, [answer], kind="application/json")
-            headers = [("X-" + n.title().replace("_", "-"), v) for n, v in facts.items() if v not in (None, False)]
+            told = [(name, "true" if value is True else value) for name, value in facts.items()]
+            headers = [("X-" + n.title().replace("_", "-"), v) for n, v in told if v is not None and v is not False]
             return self.answer(status, result.parts, headers)
 
     def get_file(self):
@@ -1299,7 +1334,8 @@ class Handler(socketserver.BaseRequestHandler):
                 if found:
                     (start, stop), code = found, 206
                     headers += [("Content-Range", "bytes %d-%d/%d" % (start, stop - 1, size))]
-            kind = mimetypes.guess_type(filename)[0] or "application/octet-stream"
+            # By its ending alone: what is guessed for a name like data:TYPE,x is the name's own TYPE.
+            kind = mimetypes.guess_type("x" + os.path.splitext(filename)[1])[0] or "application/octet-stream"
             return self.answer(code, [(file, start, stop - start)], headers, kind)
 
     def send_file(self):
@@ -1339,7 +1375,7 @@ class Handler(socketserver.BaseRequestHandler):
         lines += ["X-Content-Type-Options: nosniff", "Cache-Control: no-cache"]
         lines += ["Content-Type: " + kind, "Content-Length: %d" % length] if status != 304 else []
         lines += ["Connection: close"] if self.closing else []
-        lines += ["%s: %s" % header for header in headers]
+        lines += ["%s: %s" % (name, visible(str(value))[0]) for name, value in headers]
         data = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
         self.status, self.sent = status, length
         self.request.settimeout(IDLE_TIMEOUT)
@@ -1375,7 +1411,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def __init__(self, options):
         self.address_family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         self.hold, self.limit, self.directory = options.wait, options.limit, os.getcwd()
-        self.shell = options.shell and split_shell(options.shell)
+        self.shell = options.shell
         self.template = load_template(os.path.dirname(os.path.abspath(__file__)))
         self.user, self.key = options.auth
         self.token = self.key and hmac.new(self.key, b"secret URL", "sha256").hexdigest()[:32]
@@ -1447,7 +1483,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.connections[request] = Connection(request)
             idle = [c for c in self.connections.values() if c.idle_since] if len(self.connections) > MAX_CONNECTIONS else []
             if idle:
-                min(idle, key=lambda connection: connection.idle_since).sock.shutdown(socket.SHUT_RDWR)
+                min(idle, key=lambda connection: connection.idle_since).hang_up()
         super().process_request(request, client_address)
 
     def shutdown_request(self, request):
@@ -1461,20 +1497,27 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.terminal.log("the connection of %s failed: %s" % (client_address[0], sys.exc_info()[1]))
 
     def close(self):
-        """Ends it: nobody is asked any more, commands are killed, the last answers and log lines go out."""
+        """Ends it: nobody is asked any more, commands are killed, answers and log lines under way go out."""
         self.gate.close()
         self.runner.close()
-        until = time.monotonic() + 0.5
-        while any(not c.idle_since for c in list(self.connections.values())) and time.monotonic() < until:
-            time.sleep(0.01)
-        self.terminal.write(asking=False)
+        for hang_up in (False, True):
+            until = time.monotonic() + 0.3
+            while any(hang_up or not c.idle_since for c in self._open()) and time.monotonic() < until:
+                time.sleep(0.01)
+                for connection in self._open() if hang_up else ():
+                    connection.hang_up()
+        briefly(self.terminal.write, "", False)
+
+    def _open(self):
+        with self._lock:
+            return list(self.connections.values())
 
 
-def split_shell(command):
-    """The words of -shell; raises ValueError."""
-    import shlex
-
-    return shlex.split(command)
+def briefly(function, *arguments):
+    """Calls a function that may hang, and waits for it half a second."""
+    thread = threading.Thread(target=function, args=arguments, daemon=True)
+    thread.start()
+    thread.join(0.5)
 
 
 # The tunnel
@@ -1532,61 +1575,74 @@ def open_tunnel(port, authtoken, options):
 def close_tunnel():
     """Ends the tunnel: a process that ends with one open may crash in the SDK, and one that waits for it may hang."""
     if "ngrok" in sys.modules:
-        thread = threading.Thread(target=sys.modules["ngrok"].kill, daemon=True)
-        thread.start()
-        thread.join(0.5)
+        briefly(sys.modules["ngrok"].kill)
 
 
 # The command line
 
-EPILOG = """Options are taken with one dash or two. Every action is asked for at this terminal unless -nosafe is given.
-The environment's AUTH_KEY stands in for AUTH, and keeps it out of `ps`; NGROK_AUTHTOKEN opens a tunnel.
+HELP = """usage: mycodeinterpreter.py AUTH [-nosafe] [-semisafe] [options]
 
-  mycodeinterpreter.py noauth                       for this machine only, ask before each action
-  mycodeinterpreter.py me:secret -semisafe -nosafe  don't ask, count down
-  mycodeinterpreter.py noauth -shell 'docker exec -i box sh -c'
-"""
+Runs commands and moves files on this machine for ChatGPT, or any assistant, while a person approves each action.
+
+  AUTH              noauth, KEY or USER:KEY; left out, the environment's AUTH_KEY, which keeps it out of `ps`
+  -nosafe           no confirmation
+  -semisafe         a countdown of {COUNTDOWN} s before each action; Ctrl+C in it cancels that action alone
+  -host ADDR        where to listen ({HOST})
+  -port N           the same; 0 takes a free one ({PORT})
+  -url URL          the public address, where something else tunnels (cloudflared, tailscale, a reverse proxy)
+  -ngrok KEY=VALUE  an option of ngrok.forward, such as domain=NAME or allow_cidr=NET; repeatable
+  -wait S           seconds a request is held, approval and run together ({HOLD})
+  -timeout S        seconds until a command is killed; 0: never ({COMMAND_TIMEOUT})
+  -limit BYTES      output that one answer carries; 0: all ({OUTPUT_LIMIT})
+  -shell CMD        what runs a command line (sh -c; on Windows cmd /c)
+  -log FILE         an audit trail, one JSON object a line
+  -version, -help
+
+Each option is taken with one dash or two. NGROK_AUTHTOKEN in the environment opens a tunnel.
+
+  mycodeinterpreter.py noauth                             for this machine only, asking before each action
+  mycodeinterpreter.py me:secret -semisafe -nosafe        not asking, counting down
+  mycodeinterpreter.py noauth -shell "bwrap --ro-bind / / --dev /dev --tmpfs /tmp sh -c"
+""".format(**globals())
 
 
 def parse_arguments(argv):
     """The options; exits with one line and status 2 where they are wrong."""
-    parser = argparse.ArgumentParser(
-        prog="mycodeinterpreter.py",
-        usage="%(prog)s AUTH [-nosafe] [-semisafe] [options]",
-        description="Run commands and move files on this machine for ChatGPT or any assistant; a person approves each.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.error = lambda message: parser.exit(2, "error: %s; see --help\n" % message)  # type: ignore
-    add, count, seconds = parser.add_argument, number(int, 1 << 60), number(float, 10 ** 9)
-    add("auth", metavar="AUTH", nargs="?", help="noauth, KEY or USER:KEY")
-    add("--nosafe", action="store_true", help="no confirmation")
-    add("--semisafe", action="store_true", help="a %d s countdown before each action; Ctrl+C cancels it" % COUNTDOWN)
-    add("--host", metavar="ADDR", default="127.0.0.1", help="where to listen (%(default)s)")
-    add("--port", metavar="N", type=number(int, 65535), default=8000, help="0 for a free one (%(default)s)")
-    add("--url", metavar="URL", help="the public address, where something else tunnels")
-    add("--ngrok", metavar="KEY=VALUE", action="append", default=[], help="for ngrok.forward; repeatable")
-    add("--wait", metavar="S", type=seconds, default=HOLD, help="seconds a request is held, at most (%(default)s)")
-    add("--timeout", metavar="S", type=seconds, default=COMMAND_TIMEOUT, help="of a command; 0: none (%(default)s)")
-    add("--limit", metavar="BYTES", type=count, default=OUTPUT_LIMIT, help="of output answered; 0: all (%(default)s)")
-    add("--shell", metavar="CMD", help="what runs a command line (sh -c)")
-    add("--log", metavar="FILE", help="an audit trail, a JSON object a line")
-    add("--version", action="version", version="%(prog)s " + __version__)
+    parser = argparse.ArgumentParser(prog="mycodeinterpreter.py", allow_abbrev=False)
+    parser.format_help = lambda: HELP  # type: ignore[method-assign]
+    parser.error = lambda message: parser.exit(2, "error: %s; see -help\n" % message)  # type: ignore
+    add, seconds = parser.add_argument, number(float, 10**9)
+    add("AUTH", nargs="?", default=os.environ.get("AUTH_KEY") or None)
+    add("--nosafe", action="store_true")
+    add("--semisafe", action="store_true")
+    add("--host", default=HOST)
+    add("--port", type=number(int, 65535), default=PORT)
+    add("--url")
+    add("--ngrok", action="append", default=[])
+    add("--wait", type=seconds, default=HOLD)
+    add("--timeout", type=seconds, default=COMMAND_TIMEOUT)
+    add("--limit", type=number(int, 10**18), default=OUTPUT_LIMIT)
+    add("--shell")
+    add("--log")
+    add("--version", action="version", version=__version__)
     options = parser.parse_args([re.sub(r"\A-(?=[a-z][a-z])", "--", argument) for argument in argv])
-    auth = options.auth if options.auth is not None else os.environ.get("AUTH_KEY") or None
-    if auth is None:
-        parser.print_usage(sys.stderr)
-        parser.exit(2, "error: AUTH is missing: noauth, KEY or USER:KEY, or AUTH_KEY in the environment; see --help\n")
-    user, colon, key = os.fsencode(auth).partition(b":")
-    options.auth = (None, None) if auth == "noauth" else (user, key) if colon else (None, user)
+    if options.AUTH is None:
+        parser.exit(2, HELP.partition("\n")[0] + "\nerror: AUTH is missing: noauth, KEY or USER:KEY; see -help\n")
+    user, colon, key = os.fsencode(options.AUTH).partition(b":")
+    options.auth = (None, None) if options.AUTH == "noauth" else (user, key) if colon else (None, user)
     if options.auth[1] == b"":
         parser.error("the KEY in AUTH is empty")
     try:
         options.ngrok = ngrok_options(options.ngrok)
+        if options.shell is not None:
+            import shlex
+
+            options.shell = shlex.split(options.shell)
     except ValueError as error:
         parser.error(str(error))
-    if options.url and not re.match(r"https?://[A-Za-z0-9.:\[\]-]+/?\Z", options.url):
+    if options.shell == []:
+        parser.error("-shell is empty")
+    if options.url is not None and not re.match(r"https?://[A-Za-z0-9.:\[\]-]+/?\Z", options.url):
         parser.error("-url must be like https://name.example")
     return options
 
@@ -1630,11 +1686,15 @@ def main(argv=None):
     try:
         server = Server(options)
     except (OSError, ValueError) as error:
-        where = getattr(error, "filename", None) or "%s:%d" % (options.host, options.port)
-        raise SystemExit("error: %s: %s" % (where, getattr(error, "strerror", None) or error)) from None
+        if isinstance(error, OSError):
+            error = "%s: %s" % (error.filename or "%s:%d" % (options.host, options.port), error.strerror or error)
+        raise SystemExit("error: %s" % error) from None
+
+    ending = []
 
     def interrupt(number, _):
-        if number != signal.SIGINT or not server.gate.cancel():
+        if not ending and (number != signal.SIGINT or not server.gate.cancel()):
+            ending.append(number)  # once: another must not cut the end short
             raise KeyboardInterrupt
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -1652,7 +1712,7 @@ def main(argv=None):
     except ValueError as error:
         print("error: %s" % error, file=sys.stderr, flush=True)
         status = 1
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ending.append(status)
     server.close()
     close_tunnel()
     os._exit(status)  # threads that still read or write must not delay the end

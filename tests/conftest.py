@@ -39,11 +39,12 @@ class Daemon:
     """The program, started in a directory of its own on a free port; `tty` gives it a pseudo-terminal to ask at."""
 
     def __init__(self, arguments, directory, env=None, tty=False, program=PROGRAM, python=sys.executable):
-        self.directory, self.tty = pathlib.Path(directory), tty
+        self.arguments, self.directory, self.tty = list(arguments), pathlib.Path(directory), tty
         self.temporary = self.directory.parent / (self.directory.name + "-tmp")  # its TMPDIR
         self.temporary.mkdir(exist_ok=True)
         self.out_path, self.err_path = self.temporary / "stdout", self.temporary / "stderr"
-        self.screen = ""  # what the pseudo-terminal has shown
+        self.screen = ""  # what the pseudo-terminal has shown and was not consumed yet
+        self.history = ""  # all that it has shown
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         environment = {k: v for k, v in os.environ.items() if k not in ("NGROK_AUTHTOKEN", "AUTH_KEY")}
         environment.update(TMPDIR=str(self.temporary), PYTHONDONTWRITEBYTECODE="1", **(env or {}))
@@ -75,7 +76,7 @@ class Daemon:
             return re.search(r"Starting server at \S+?:(\d+)\s", output) or "Starting server at" in output
 
         match = wait_for(started, seconds, "the daemon's start")
-        self.port = int(match.group(1)) if match is not True else None
+        self.port = int(match.group(1)) if match is not True else int(self.arguments[self.arguments.index("-port") + 1])
         return self
 
     def output(self):
@@ -97,7 +98,8 @@ class Daemon:
             data = os.read(self.master, 65536)
         except OSError:  # the other end is closed
             return False
-        self.screen = (self.screen + self._decode(data)).replace("\r\n", "\n")
+        text = self._decode(data)
+        self.screen, self.history = (self.screen + text).replace("\r\n", "\n"), self.history + text
         return bool(data)
 
     def expect(self, text, seconds=10.0):
@@ -174,7 +176,7 @@ class Daemon:
         if self.master is not None:
             os.close(self.master)
             self.master = None
-        assert "Traceback" not in errors, errors
+        assert "Traceback" not in self.history + errors, self.history + errors
         assert ended_by_itself or not self.run_directories(), "the daemon left its directory behind"
         shutil.rmtree(str(self.temporary), ignore_errors=True)
 
@@ -188,8 +190,13 @@ def start(tmp_path):
         ready = options.pop("ready", True)
         directory = options.pop("directory", None) or tmp_path / ("work%d" % len(daemons))
         pathlib.Path(str(directory)).mkdir(exist_ok=True)
+        port = "0"
+        if "-url" in arguments or "NGROK_AUTHTOKEN" in options.get("env", {}):  # where start-up does not tell the port
+            with socket.socket() as sock:
+                sock.bind(("127.0.0.1", 0))
+                port = str(sock.getsockname()[1])
         if "-port" not in arguments:
-            arguments += ("-port", "0")
+            arguments += ("-port", port)
         daemon = Daemon(arguments, directory, **options)
         daemons.append(daemon)
         return daemon.ready() if ready else daemon
