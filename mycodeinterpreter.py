@@ -135,11 +135,17 @@ def form_pairs(query):
     return [(unquote(name).decode("utf-8", "replace"), unquote(value)) for name, _, value in pairs]
 
 
+class _Members(tuple):
+    """A JSON object's members in pairs: a dict would keep one of two of a name."""
+
+
 def json_pairs(data):
     """[(name, bytes)] of a JSON object of strings and numbers; raises HTTPError 400."""
     try:
-        values = json.loads(data.decode("utf-8"))
-        return [(n, str(v).encode() if n in ("wait", "limit") else v.encode("utf-8")) for n, v in values.items()]
+        pairs = json.loads(data.decode("utf-8"), object_pairs_hook=_Members)
+        if not isinstance(pairs, _Members):
+            raise ValueError
+        return [(n, str(v).encode() if n in ("wait", "limit") else v.encode("utf-8")) for n, v in pairs]
     except (ValueError, AttributeError, RecursionError):
         raise HTTPError(400, "the body is not a JSON object with strings for cmd and stdin, numbers for wait and limit") from None
 
@@ -490,8 +496,11 @@ class Terminal:
             self.write()
             time.sleep(0.05)
 
-    def write(self, text="", asking=None):
-        """Writes the lines that wait, unless a question is open, and a text that opens (asking) or ends a question."""
+    def write(self, text="", asking=None, prompt=""):
+        """Writes the lines that wait, unless a question is open, and a text that opens (asking) or ends a question.
+
+        A prompt comes last, when all before it is on the screen and the keys pressed until then are dropped.
+        """
         with self._lock:
             if asking is not None:
                 self._asking = asking
@@ -499,9 +508,13 @@ class Terminal:
                 lines, self._lines = "".join(self._lines), []
                 text = lines + text if asking else text + lines
             try:
-                if asking and termios and sys.stdin.isatty():
-                    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # keys pressed before a question don't answer it
                 sys.stderr.write(text)
+                sys.stderr.flush()
+                if prompt and termios:
+                    if sys.stderr.isatty():
+                        termios.tcdrain(sys.stderr)
+                    termios.tcflush(sys.stdin, termios.TCIFLUSH)
+                sys.stderr.write(prompt)
                 sys.stderr.flush()
             except (AttributeError, OSError, ValueError):
                 pass  # the daemon outlives its terminal
@@ -559,7 +572,9 @@ class Gate:
     def _ask(self, action, caller, check):
         if not can_ask():
             raise HTTPError(403, "denied: the daemon has no terminal to ask at; start it at one, or with -nosafe")
-        self._terminal.write(question(action, caller.client), asking=True)
+        always = ", a = always this very action" if action.key else ""
+        prompt = "y = yes, n = no, n REASON%s: " % always
+        self._terminal.write(question(action, caller.client), asking=True, prompt=prompt)
         try:
             answer = self._answer(check)
         except HTTPError as error:
@@ -620,8 +635,7 @@ def question(action, client):
     hidden = sum(count for _, count in shown)
     text = "\a\n%s asked for by %s\n" % (action.operation, client) + "".join("  %s\n" % fact for fact in action.facts)
     text += "    %s\n" % "\\n\n    ".join(line for line, _ in shown)
-    text += "  %d hidden characters are shown as escapes\n" % hidden if hidden else ""
-    return text + "y = yes, n = no, n REASON%s: " % (", a = always this very action" if action.key else "")
+    return text + ("  %d hidden characters are shown as escapes\n" % hidden if hidden else "")
 
 
 def can_ask():
@@ -851,17 +865,22 @@ _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)  # a FIFO o
 
 
 def opened(path):
-    """(file, status) of a regular file, unbuffered, by its real path; raises HTTPError 400, 403 or 404."""
+    """(file, status, real path) of a regular file, unbuffered; raises HTTPError 400, 403, 404."""
     shown = visible(path)[0]
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may do things
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # to open a device may do things
             raise HTTPError(400, "%s is not a regular file; list or pack it with a command" % shown)
-        file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _FLAGS))
+        real = os.path.realpath(path)
+        file = open(real, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _FLAGS))
     except PermissionError:
         raise HTTPError(403, "the daemon's account may not read %s" % shown) from None
     except (OSError, ValueError) as error:
         raise HTTPError(404, "%s: %s; give another filename" % (shown, getattr(error, "strerror", error))) from None
-    return file, os.fstat(file.fileno())
+    if os.path.samestat(status, os.fstat(file.fileno())):
+        return file, os.fstat(file.fileno()), real
+    file.close()
+    raise HTTPError(404, "%s changes while it is looked at; try again" % shown)
 
 
 class Upload:
@@ -1002,17 +1021,16 @@ def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None):
 def get_file(caller, filename):
     """(file, status) of a file, opened before the question: what is shown is what is sent."""
     path, facts, failure = os.path.join(caller.server.directory, filename), [], None
-    real = os.path.realpath(path)
-    if real != os.path.normpath(path):
-        facts.append("a link leads to %s" % visible(real)[0])
+    real = path
     with contextlib.ExitStack() as stack:
         try:
-            file, status = opened(real)
+            file, status, real = opened(path)
             stack.enter_context(file)
-            facts.append("%d bytes" % status.st_size)
+            facts += ["%d bytes" % status.st_size]
+            facts += ["a link leads to " + visible(real)[0]] if real != os.path.normpath(path) else []
         except HTTPError as error:  # answered behind the approval: whether a file exists is an answer, too
             failure = error
-            facts.append("can't be sent: %s" % error.message)
+            facts += ["can't be sent: " + error.message]
         caller.approve(Action("get-file", path, facts, ("get-file", path, real)), caller.server.hold)
         if failure:
             raise failure
@@ -1394,7 +1412,8 @@ class Handler(socketserver.BaseRequestHandler):
         self.request.shutdown(socket.SHUT_WR)
         self.request.settimeout(LINGER)
         until = time.monotonic() + LINGER
-        while self.body and not self.body.done and time.monotonic() < until and self.request.recv(BLOCK):
+        unread = self.body is None or not self.body.done
+        while unread and time.monotonic() < until and self.request.recv(BLOCK):
             pass
 
 

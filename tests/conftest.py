@@ -73,7 +73,8 @@ class Daemon:
         def started():
             assert self.process.poll() is None, "the daemon ended: " + self.output() + self.errors()
             output = self.output()  # read once, lest the line come between two looks
-            return re.search(r"Starting server at \S+?:(\d+)\s", output) or "Starting server at" in output
+            line = re.search(r"Starting server at \S+\n", output)  # whole: it may come in two pieces
+            return line and (re.search(r":(\d+)\n", line.group()) or True)
 
         match = wait_for(started, seconds, "the daemon's start")
         self.port = int(match.group(1)) if match is not True else int(self.arguments[self.arguments.index("-port") + 1])
