@@ -64,6 +64,8 @@ BLOCK = 1 << 20  # bytes asked of a socket or a pipe at once where many come; 64
 IDLE_TIMEOUT = 60  # seconds without a byte, between requests or within one
 HEAD_TIMEOUT = 10  # seconds for a whole request head
 SLOWEST = 1000  # bytes a second that a request has to come with
+INLINE_LIMIT = 1 << 22  # bytes of a file that is sent within JSON, which is built in memory
+DOWNLOAD_LIMIT = 1 << 29  # bytes of a file that ChatGPT hands over by a link; it takes no larger ones itself
 LINGER = 2  # seconds for an answer to arrive before a connection with unread bytes is closed
 
 
@@ -135,6 +137,16 @@ def form_pairs(query):
     return [(unquote(name).decode("utf-8", "replace"), unquote(value)) for name, _, value in pairs]
 
 
+def json_object(data):
+    """The dict in JSON bytes; raises HTTPError 400."""
+    try:
+        value = json.loads(data.decode("utf-8"))
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # no lone surrogates
+        return dict(value, **{})
+    except (TypeError, ValueError, RecursionError):
+        raise HTTPError(400, "the body is not a JSON object in UTF-8; mend it and send it again") from None
+
+
 class _Members(tuple):
     """A JSON object's members in pairs: a dict would keep one of two of a name."""
 
@@ -150,11 +162,64 @@ def json_pairs(data):
         raise HTTPError(400, "the body is not a JSON object with strings for cmd and stdin, numbers for wait and limit") from None
 
 
+def parameters(names, pairs):
+    """{name: bytes} of pairs; raises HTTPError 400 where a name is none of names or comes twice.
+
+    A name unknown is most often the rest of a value whose & was not encoded, and half a command must not run.
+    """
+    found = {}
+    for name, value in pairs:
+        if name not in names:
+            shown = visible(name)[0], " and ".join(names) or "none"
+            raise HTTPError(400, "there is no parameter %s here, but %s; write & in a value as %%26" % shown)
+        if name in found:
+            raise HTTPError(400, "%s is given twice; give it once" % name)
+        found[name] = value
+    return found
+
+
+_EXECCMD_NAMES = ("cmd", "stdin", "wait", "limit")
+
+
+def command_arguments(pairs):
+    """(command, stdin, rest, wait, limit) for `execcmd` from pairs; raises HTTPError 400."""
+    given = parameters(_EXECCMD_NAMES, pairs)
+    command = text_of(given.get("cmd", b""), "cmd")
+    if not command:
+        raise HTTPError(400, "cmd is missing: POST /execcmd?cmd=COMMAND")
+    wait, limit = (number_of(given[name], name) if name in given else None for name in ("wait", "limit"))
+    return command, given.get("stdin", b""), None, wait, limit
+
+
+def file_argument(given):
+    """The filename among parameters; raises HTTPError 400."""
+    filename = text_of(given.get("filename", b""), "filename")
+    if not filename:
+        raise HTTPError(400, "filename is missing: GET /get-file?filename=PATH")
+    return filename
+
+
+def percent(name):
+    """A file name percent-encoded, for a URL or a header (RFC 3986 2.1, RFC 8187 3.2.1)."""
+    return re.sub(rb"[^A-Za-z0-9._~/-]", lambda match: b"%%%02X" % ord(match.group()), os.fsencode(name)).decode()
+
+
+def refusal(error):
+    """The HTTPError for an OSError: 507 where the disk is full, else 500."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return HTTPError(507 if full else 500, "the system refused: %s; see to it and try again" % (error.strerror or error))
+
+
+def stored(files):
+    """What is said of [(name, bytes)] that were stored."""
+    return "".join("stored %s, %d bytes\n" % one for one in files)
+
+
 def credentials(header):
     """(user, password) as bytes out of a Basic header (RFC 7617 2), or None where it is not one."""
     scheme, _, value = header.partition(" ")
     try:
-        user, colon, password = base64.b64decode(value.strip(), validate=True).partition(b":")
+        user, colon, password = base64.b64decode(value.strip(" \t"), validate=True).partition(b":")
     except ValueError:
         return None
     return (user, password) if colon and scheme.lower() == "basic" else None
@@ -883,6 +948,22 @@ def opened(path):
     raise HTTPError(404, "%s changes while it is looked at; try again" % shown)
 
 
+def mime_type(filename):
+    """What kind of file it is by the ending of its name."""
+    import mimetypes
+
+    # Of the whole name it would take the type in `data:TYPE,x`, which is the client's to choose.
+    return mimetypes.guess_type("x" + os.path.splitext(filename)[1])[0] or "application/octet-stream"
+
+
+def whole(caller, file, status, filename):
+    """All bytes of a file that goes into JSON; raises HTTPError 413 that names the URL where it is too large."""
+    if status.st_size > INLINE_LIMIT:
+        url = "%s/get-file?filename=%s" % (caller.base_url(), percent(filename))
+        raise HTTPError(413, "the file has %d bytes, too many for this way; fetch it from %s" % (status.st_size, url))
+    return file.read(INLINE_LIMIT)
+
+
 class Upload:
     """A file on its way in: written beside its target, then renamed over it."""
 
@@ -934,6 +1015,41 @@ class Upload:
             self._file = None
 
 
+def download(link, hosts, seconds):
+    """The bytes behind a link, in blocks; raises ValueError, OSError.
+
+    Only https, hosts that are listed or below one that is, and, unless listed themselves, public addresses; the one
+    that was looked at is the one that is asked. A redirect is an error: it could lead anywhere.
+    """
+    import http.client
+    import ipaddress
+    import ssl
+
+    match = re.match(r"https://([A-Za-z0-9.-]+)(?::([0-9]{1,5}))?(/[!-~]*)?\Z", link)
+    host, port = match.group(1).lower() if match else "", int(match.group(2) or 443) if match else 0
+    if not any(host == one or host.endswith("." + one) for one in hosts):
+        raise ValueError("the link is not https, or not on %s; see -filehost" % " or ".join(hosts))
+    until = time.monotonic() + seconds
+    address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4]
+    if host not in hosts[1:] and not ipaddress.ip_address(address[0]).is_global:
+        raise ValueError("the host of the link has a private address")
+    connection = http.client.HTTPSConnection(host, port, timeout=seconds)
+    with contextlib.closing(connection), socket.create_connection(address[:2], seconds) as sock:
+        connection.sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+        connection.request("GET", match.group(3) or "/")
+        response, size = connection.getresponse(), 0
+        if response.status != 200:
+            raise ValueError("the answer was %d" % response.status)
+        while not response.isclosed():
+            block = response.read(BLOCK)
+            size += len(block)
+            if size > DOWNLOAD_LIMIT or time.monotonic() > until:
+                raise ValueError("it is over %d bytes, or came too slowly" % DOWNLOAD_LIMIT)
+            yield block
+        if response.length:
+            raise ValueError("it was cut off")
+
+
 # The three actions, the same for every protocol. Who calls has `server`, `client`, `gone()`, `approve(action, seconds)`.
 
 
@@ -944,14 +1060,18 @@ class Result:
     seconds, and `parts`, its output and a last line in brackets: bytes, or (file, start, count) of the log.
     """
 
-    def __init__(self, job, limit, held):
+    def __init__(self, job, limit, held, copies):
         self.pid, self.running, self.exit_code = job.process.pid, job.ended is not None, job.process.returncode
         self.seconds, self.timed_out = time.monotonic() - job.started, job.timed_out and job.ended is None
-        head, tail = (limit - limit // 2, limit // 2) if limit and job.kept > limit else (job.kept, 0)
+        self._file = open(job.path, "rb", buffering=0) if job.log is not None else None
+        bound = 1.5 * max(limit, OUTPUT_LIMIT)  # in JSON a byte may take six characters
+        head, tail = self._cut(job, limit)
+        while copies and copies * len(json.dumps(self.output(), ensure_ascii=False)) > bound:
+            limit //= 2
+            head, tail = self._cut(job, limit)
         self.truncated = job.size > head + tail
         job.discard = not (self.running or self.truncated)
         self.log = job.path if not job.discard and job.open_log() else None
-        self._file = open(job.path, "rb", buffering=0) if job.log is not None else None
         if self._file and job.discard:
             os.unlink(job.path)
         said = [] if self.running else [job.ending()]
@@ -963,11 +1083,16 @@ class Result:
             which = "the whole output is" if job.kept == job.size else "its first %d bytes are" % job.kept
             said += ["%s in %s" % (which, self.log)] if self.log and not self.running else []
         said = "; ".join(filter(None, said))
-        self.parts = [self._part(job, 0, head)]
-        self.parts += [b"\n[\xe2\x80\xa6]\n", self._part(job, job.kept - tail, tail)] if tail else []
         if said:
             line_open = job.kept and read_part(self._part(job, job.kept - 1, 1)) != b"\n"
             self.parts.append(("\n[%s]\n" % said).encode()[not line_open :])
+
+    def _cut(self, job, limit):
+        """Makes the parts: all of the output or, over limit bytes, its two ends, whose lengths it returns."""
+        head, tail = (limit - limit // 2, limit // 2) if limit and job.kept > limit else (job.kept, 0)
+        self.parts = [self._part(job, 0, head)]
+        self.parts += [b"\n[\xe2\x80\xa6]\n", self._part(job, job.kept - tail, tail)] if tail else []
+        return head, tail
 
     def _part(self, job, start, count):
         return (self._file, start, count) if self._file else bytes(job.memory[start : start + count])
@@ -975,6 +1100,11 @@ class Result:
     def output(self):
         """All parts as one str."""
         return b"".join(map(read_part, self.parts)).decode("utf-8", "replace")
+
+    def facts(self):
+        """All but the parts, as JSON has them."""
+        names = ("exit_code", "truncated", "running", "pid", "log")
+        return dict({name: getattr(self, name) for name in names}, seconds=round(self.seconds, 3))
 
     def close(self):
         """Lets go of the log."""
@@ -987,8 +1117,11 @@ def read_part(part):
     return part if isinstance(part, bytes) else os.pread(part[0].fileno(), part[2], part[1])
 
 
-def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None):
-    """The Result of a command line (str); its input as bytes and, if longer, the rest as a Body; wait in seconds."""
+def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None, copies=0):
+    """The Result of a command line (str); its input as bytes and, if longer, the rest as a Body; wait in seconds.
+
+    copies: how often the answer has the output in JSON, which then is bounded even where limit is 0.
+    """
     server, asked, longer = caller.server, time.monotonic(), rest is not None and not rest.done
     hold = server.hold if wait is None else min(wait, 86400)
     facts = ["in " + visible(server.directory)[0] + (" by " + visible(" ".join(server.shell))[0] if server.shell else "")]
@@ -1013,7 +1146,8 @@ def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None):
         job = server.runner.start(command, source)
     try:
         job.tend(max(hold - (time.monotonic() - asked), min(hold, 1)))
-        return Result(job, server.limit if limit is None else int(limit), hold)
+        limit = server.limit if limit is None else int(limit)
+        return Result(job, min(limit, JSON_LIMIT) or JSON_LIMIT if copies else limit, hold, copies)
     finally:
         caller.tenders += server.runner.leave(job)
 
@@ -1036,6 +1170,31 @@ def get_file(caller, filename):
             raise failure
         stack.pop_all()
         return file, status
+
+
+def file_events(caller, given):
+    """The events for `send_file` in a JSON object: filename with content or content_base64, or links of ChatGPT's."""
+    try:
+        links = [(ref["name"], ref["download_link"]) for ref in given.get("openaiFileIdRefs", ())]
+        if "file" in given:
+            name = given.get("filename") or given["file"].get("file_name") or given["file"]["file_id"]
+            links.append((name, given["file"]["download_url"]))
+        elif "filename" in given:
+            data = given["content"].encode() if "content" in given else given["content_base64"].encode()
+            data = data if "content" in given else base64.b64decode(data, validate=True)
+            yield "document", given["filename"] + "", "%d bytes" % len(data)
+            yield memoryview(data)
+        links = [(name + "", link + "") for name, link in links[:10]]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise HTTPError(400, "send filename with content or content_base64, or files as ChatGPT hands them over") from None
+    for name, link in links:
+        yield "file", name, "from %s" % visible(link.partition("?")[0])[0]
+        try:
+            yield from download(link, caller.server.file_hosts, caller.server.hold)
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise HTTPError(400, "the link of %s failed: %s" % (visible(name)[0], error)) from None
 
 
 def send_file(caller, events, fact=""):
@@ -1086,20 +1245,21 @@ _ANSWERS = {
 }
 
 
-def _operation(name, summary, description, statuses, kind="text/plain", **more):
+def _operation(name, summary, description, statuses, kind="text/plain", hints=None, **more):
     answers = {str(status): {"description": _ANSWERS[status]} for status in statuses}
     answers["200"]["content"] = {kind: {"schema": {"type": "string"}}}
     about = {"operationId": name, "summary": summary, "description": description, "x-openai-isConsequential": False}
-    return dict(about, responses=answers, **more)
+    return dict(about, responses=answers, **more, **{"x-mcp-annotations": hints or {"destructiveHint": True}})
 
 
 def _parameter(name, kind, description, required=False):
     return {"name": name, "in": "query", "description": description, "required": required, "schema": {"type": kind}}
 
 
-def _body(kind, required, name, **schema):
-    fields = {"type": "object", "properties": {name: dict(schema, type="string")}, "required": [name] * required}
-    return {"required": required, "content": {kind: {"schema": fields}}}
+def _object(required=(), **properties):
+    """An object's schema; a property is a description of a string, or a schema."""
+    schemas = {k: {"type": "string", "description": v} if isinstance(v, str) else v for k, v in properties.items()}
+    return {"type": "object", "properties": schemas, "required": list(required)}
 
 
 _EXECCMD = _operation(
@@ -1113,22 +1273,46 @@ _EXECCMD = _operation(
         _parameter("wait", "number", "Seconds to wait for its end before it is answered as still running."),
         _parameter("limit", "integer", "Bytes of output to answer with, 0 for all; head and tail are kept."),
     ],
-    requestBody=_body("application/json", False, "stdin", description="Standard input for the command."),
+    requestBody={
+        "required": False,
+        "content": {"application/json": {"schema": _object(stdin="Standard input for the command.")}},
+    },
 )
 _GET_FILE = _operation(
     "get-file",
     "Retrieve a file from the server.",
     "The answer is the file's bytes.",
-    (200, 206, 304, 400, 401, 403, 404, 408, 416, 429),
+    (200, 206, 304, 400, 401, 403, 404, 408, 413, 416, 429),
     "application/octet-stream",
-    parameters=[_parameter("filename", "string", "The path of the file to retrieve.", True)],
+    {"readOnlyHint": True},
+    parameters=[
+        _parameter("filename", "string", "The path of the file to retrieve.", True),
+        _parameter("openaiFileResponse", "boolean", "true for a file that is not text: ChatGPT gets it as a file."),
+    ],
+)
+_HANDED = _object(("download_url", "file_id"), download_url="Where it is.", file_id="Its id.", file_name="Its name.")
+_REFS = {"type": "array", "items": {"type": "string"}, "description": "Files of the conversation, at most 10, to store."}
+_DOCUMENT = {"type": "string", "format": "binary", "description": "The file, with its name."}
+_JSON_FILE = _object(
+    filename="Name to store it under, in the working directory.",
+    content="The file's content, if it is text.",
+    content_base64="The file's content in base64.",
+    openaiFileIdRefs=_REFS,
 )
 _SEND_FILE = _operation(
     "send-file",
     "Store a file on the server.",
-    "Stores a file under its own name in the working directory.",
+    "Stores files under their own names in the working directory: give filename with content or content_base64, or a "
+    "file of the conversation.",
     (200, 400, 401, 403, 408, 411, 413, 429, 500, 507),
-    requestBody=_body("multipart/form-data", True, "document", format="binary", description="The file, with its name."),
+    requestBody={
+        "required": True,
+        "content": {
+            "application/json": {"schema": _JSON_FILE},
+            "multipart/form-data": {"schema": _object(["document"], document=_DOCUMENT)},
+        },
+    },
+    **{"x-mcp-files": {"file": dict(_HANDED, description="A file of the conversation, handed over by ChatGPT.")}}
 )
 TEMPLATE = {
     "openapi": "3.1.0",
@@ -1164,7 +1348,173 @@ def fill_template(template, url, secured):
     return filled
 
 
+# MCP: the Model Context Protocol (https://modelcontextprotocol.io/specification), its Streamable HTTP transport
+
+MCP_HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26")  # versions that `initialize` chooses
+MCP_STATELESS = "2026-07-28"  # the version that each request names in its _meta
+_META = "io.modelcontextprotocol/"
+_SERVER = {"name": "MyCodeInterpreter", "version": __version__}
+
+
+class MCPError(Exception):
+    """A JSON-RPC error: its code, a sentence, and the HTTP status that goes with it."""
+
+    def __init__(self, code, message, status=400, **data):
+        super().__init__(message)
+        self.status, self.error = status, dict({"code": code, "message": message}, **({"data": data} if data else {}))
+
+
+def answer_post(caller, data, headers):
+    """(answer, HTTP status) to the bytes of a POST: a JSON-RPC message or, at 2025-03-26, a batch of them."""
+    try:
+        message = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        message = MCPError(-32700, "the body is not JSON in UTF-8")
+    if isinstance(message, list) and message and headers.get("mcp-protocol-version", "2025-03-26") == "2025-03-26":
+        answers = [answer for answer, _ in (answer_message(caller, one, headers) for one in message) if answer]
+        return answers or None, 200 if answers else 202
+    return answer_message(caller, message, headers)
+
+
+def answer_message(caller, message, headers):
+    """(answer, HTTP status) to one message; the answer is None to notifications and responses."""
+    identity = message.get("id") if isinstance(message, dict) else None
+    try:
+        if isinstance(message, MCPError):
+            raise message
+        if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or isinstance(identity, (bool, dict, list)):
+            raise MCPError(-32600, "the body is not one JSON-RPC 2.0 message")
+        method, params = message.get("method"), message.get("params", {})
+        if method is None and ("result" in message or "error" in message):
+            return None, 202
+        if not isinstance(method, str) or not isinstance(params, dict):
+            raise MCPError(-32602 if isinstance(method, str) else -32600, "method is a string and params an object")
+        stateless = is_stateless(method, params, headers)
+        if "id" not in message:
+            return None, 202
+        return {"jsonrpc": "2.0", "id": identity, "result": call_method(caller, method, params, stateless)}, 200
+    except MCPError as error:
+        return {"jsonrpc": "2.0", "id": identity, "error": error.error}, error.status
+
+
+def is_stateless(method, params, headers):
+    """Which era a request is of, by its _meta and headers; raises MCPError where they don't agree or are unknown."""
+    meta, header = params.get("_meta"), headers.get("mcp-protocol-version")
+    version = meta.get(_META + "protocolVersion") if isinstance(meta, dict) else None
+    unknown = "the protocol version is not supported"
+    if version is None and header != MCP_STATELESS:
+        if header not in MCP_HANDSHAKE + (None,) and method != "initialize":
+            raise MCPError(-32022, unknown, supported=[MCP_STATELESS, *MCP_HANDSHAKE], requested=header)
+        return False
+    if version is None or not isinstance(meta.get(_META + "clientCapabilities"), dict):
+        raise MCPError(-32602, "params._meta must name protocolVersion and clientCapabilities")
+    name = headers.get("mcp-name", "")
+    encoded = re.match(r"=\?base64\?([A-Za-z0-9+/=]*)\?=\Z", name)
+    name = base64.b64decode(encoded.group(1) + "==").decode("utf-8", "replace") if encoded else name
+    if (header, headers.get("mcp-method")) != (version, method) or method == "tools/call" and name != params.get("name"):
+        raise MCPError(-32020, "MCP-Protocol-Version, Mcp-Method and Mcp-Name must say what the body says")
+    if version != MCP_STATELESS:
+        raise MCPError(-32022, unknown, supported=[MCP_STATELESS, *MCP_HANDSHAKE], requested=version)
+    return True
+
+
+def call_method(caller, method, params, stateless):
+    """The result of a method; raises MCPError."""
+    hello = {"capabilities": {"tools": {}}, "instructions": instructions(caller.server)}
+    if method == "tools/call":
+        result = call_tool(caller, params)
+    elif method == "tools/list":
+        result = {"tools": tools(caller.server.template)}
+    elif method == "server/discover" and stateless:
+        result = dict(hello, supportedVersions=[MCP_STATELESS, *MCP_HANDSHAKE], _meta={_META + "serverInfo": _SERVER})
+    elif method == "initialize" and not stateless:
+        asked = params.get("protocolVersion")
+        version = asked if asked in MCP_HANDSHAKE else MCP_HANDSHAKE[0]
+        result = dict(hello, protocolVersion=version, serverInfo=_SERVER)
+    elif method == "ping" and not stateless:
+        result = {}
+    else:
+        raise MCPError(-32601, "there is no method %s" % visible(method)[0], 404 if stateless else 200)
+    if stateless:
+        result.update({"resultType": "complete"}, **({} if method == "tools/call" else {"ttlMs": 0, "cacheScope": "private"}))
+    return result
+
+
+def instructions(server):
+    """What a model should know before it calls: where it works, and that a person confirms."""
+    import platform
+
+    return (
+        "These tools work on %s (%s), the machine of your user, in %s. A person at its terminal is asked before each "
+        "action and may deny it: when one is denied, read the reason, and do not ask for the same again."
+    ) % (platform.node(), platform.platform(), server.directory)
+
+
+def tools(template):
+    """The MCP tools: the template's operations, their parameters and JSON members as one input."""
+    found = []
+    for operation in (operation for methods in template["paths"].values() for operation in methods.values()):
+        content = operation.get("requestBody", {}).get("content", {}).get("application/json", {"schema": _object()})
+        members, required = dict(content["schema"]["properties"]), list(content["schema"].get("required", ()))
+        for parameter in operation.get("parameters", ()):
+            members[parameter["name"]] = dict(parameter["schema"], description=parameter["description"])
+            required += [parameter["name"]] if parameter["required"] else []
+        files = operation.get("x-mcp-files", {})
+        members = {name: member for name, member in dict(members, **files).items() if not name.startswith("openai")}
+        schema = {"type": "object", "properties": members, "required": required}
+        tool = {"name": operation["operationId"], "title": operation["summary"], "inputSchema": schema}
+        tool.update(description=operation["description"], annotations=operation.get("x-mcp-annotations", {}))
+        found.append(dict(tool, _meta={"openai/fileParams": list(files)}) if files else tool)
+    return found
+
+
+def call_tool(caller, params):
+    """The result of a tool: what fails, or is denied, is a result with isError; raises MCPError for an unknown tool."""
+    name, given = params.get("name"), params.get("arguments", {})
+    tool = next((tool for tool in tools(caller.server.template) if tool["name"] == name), None)
+    if not tool or not isinstance(given, dict):
+        raise MCPError(-32602, "there is no such tool, or its arguments are not an object; see tools/list", 200)
+    try:
+        data = json.dumps(given).encode()
+        if name == "execcmd":
+            with contextlib.closing(execcmd(caller, *command_arguments(json_pairs(data)), copies=2)) as result:
+                output, failed = result.output(), bool(result.exit_code) or result.timed_out
+                answer = {"content": [{"type": "text", "text": output}]}
+                return dict(answer, structuredContent=dict(result.facts(), output=output), isError=failed)
+        if name == "get-file":
+            return {"content": [file_block(caller, parameters(("filename",), json_pairs(data)))], "isError": False}
+        unknown = set(given) - set(tool["inputSchema"]["properties"])
+        if unknown:
+            raise HTTPError(400, "there is no argument %s" % visible(", ".join(unknown))[0])
+        text = stored(send_file(caller, file_events(caller, json_object(data))))
+        return {"content": [{"type": "text", "text": text}], "isError": False}
+    except HTTPError as error:
+        text = error.message
+    except OSError as error:
+        text = refusal(error).message
+    return {"content": [{"type": "text", "text": text}], "isError": True}
+
+
+def file_block(caller, given):
+    """A file as a content block: text where it is UTF-8, an image where it is one, else an embedded resource."""
+    filename = file_argument(given)
+    file, status = get_file(caller, filename)
+    with file:
+        data, kind = whole(caller, file, status, filename), mime_type(filename)
+    try:
+        return {"type": "text", "text": data.decode("utf-8")}
+    except UnicodeDecodeError:
+        data = base64.b64encode(data).decode()
+    if kind.startswith("image/"):
+        return {"type": "image", "data": data, "mimeType": kind}
+    uri = "file://" + percent(os.path.join(caller.server.directory, filename))
+    return {"type": "resource", "resource": {"uri": uri, "mimeType": kind, "blob": data}}
+
+
 # HTTP
+
+
+_FORMS = ("application/json", "application/x-www-form-urlencoded")  # other bodies are not parsed
 
 
 class Handler(socketserver.BaseRequestHandler):
@@ -1177,6 +1527,7 @@ class Handler(socketserver.BaseRequestHandler):
         "/get-file": {"GET": "get_file", "HEAD": "get_file"},
         "/send-file": {"POST": "send_file"},
         "/openapi.json": {"GET": "openapi", "HEAD": "openapi"},
+        "/mcp": {"POST": "mcp"},
     }
 
     def handle(self):
@@ -1211,9 +1562,7 @@ class Handler(socketserver.BaseRequestHandler):
         except (ConnectionError, socket.timeout):
             self.closing = True
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            message = "the system refused: %s; see to it and try again" % (error.strerror or error)
-            self.answer_error(HTTPError(507 if full else 500, message))
+            self.answer_error(refusal(error))
         except Exception:
             import traceback
 
@@ -1231,7 +1580,7 @@ class Handler(socketserver.BaseRequestHandler):
         self.closing = version == "1.0" or "close" in self.headers.get("connection", "").lower()
         absolute = re.match(r"https?://([^/?]*)(.*)", self.target, re.I)
         if absolute:  # its authority counts, not the Host header's (RFC 9112 3.2.2)
-            self.headers["host"], self.target = absolute.group(1), absolute.group(2) or "/"
+            self.headers["host"], self.target = absolute.group(1), "/" + re.sub(r"\A/", "", absolute.group(2))
         if not self.target.startswith("/"):
             raise HTTPError(400, "the request target is malformed; it is a path")
 
@@ -1280,66 +1629,44 @@ class Handler(socketserver.BaseRequestHandler):
         """Whether the client has hung up."""
         return self.connection.gone()
 
-    def parameters(self, names, more=()):
-        """{name: bytes} of the query, and of more pairs from the body; raises HTTPError 400.
-
-        A name unknown is most often the rest of a value whose & was not encoded, and half a command must not run.
-        """
-        found = {}
-        for name, value in form_pairs(self.query) + list(more):
-            if name not in names:
-                shown = visible(name)[0], " and ".join(names) or "none"
-                raise HTTPError(400, "there is no parameter %s here, but %s; write & in a value as %%26" % shown)
-            if name in found:
-                raise HTTPError(400, "%s is given twice; give it once" % name)
-            found[name] = value
-        return found
+    def base_url(self):
+        """The URL under which the client reaches this server."""
+        url = self.server.url or "http://" + self.headers.get("host", "")
+        return url + ("/" + self.server.token if self.secret_url else "")
 
     def execcmd(self):
         """POST /execcmd: the body is JSON, a form, or itself the standard input."""
-        names, pairs, stdin = ("cmd", "stdin", "wait", "limit"), [], b""
         kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "application/json":
-            pairs = json_pairs(self.body.form())
-        elif kind == "application/x-www-form-urlencoded":
-            stdin = self.body.form()
-            pairs = form_pairs(stdin)
-            # `curl --data-binary` calls everything a form; what names no parameter is none.
-            pairs, stdin = (pairs, b"") if any(name in names for name, _ in pairs) else ([], stdin)
-        else:
-            stdin = self.body.read(FORM_LIMIT)
-        given = self.parameters(names, pairs)
-        command = text_of(given.get("cmd", b""), "cmd")
-        if not command:
-            raise HTTPError(400, "cmd is missing: POST /execcmd?cmd=COMMAND")
-        wait, limit = (number_of(given[name], name) if name in given else None for name in ("wait", "limit"))
+        pairs, data = form_pairs(self.query), self.body.form() if kind in _FORMS else self.body.read(FORM_LIMIT)
+        given = json_pairs(data) if kind == "application/json" else form_pairs(data) if kind in _FORMS else []
+        # `curl --data-binary` calls everything a form; what names no parameter is none.
+        if kind == "application/json" or any(name in _EXECCMD_NAMES for name, _ in given):
+            pairs += given
+        elif data:
+            pairs.append(("stdin", data))
+        command, stdin, _, wait, limit = command_arguments(pairs)
         as_json = prefers_json(self.headers.get("accept", ""))
-        if as_json:
-            limit = min(self.server.limit if limit is None else limit, JSON_LIMIT) or JSON_LIMIT
-        result = execcmd(self, command, given.get("stdin", stdin), self.body, wait, limit)
+        result = execcmd(self, command, stdin, self.body, wait, limit, copies=as_json)
         with contextlib.closing(result):
-            status, seconds = 202 if result.running else 408 if result.timed_out else 200, round(result.seconds, 3)
-            names = ("exit_code", "truncated", "running", "pid", "log")
-            facts = dict({name: getattr(result, name) for name in names}, seconds=seconds)
+            status = 202 if result.running else 408 if result.timed_out else 200
             if as_json:
-                answer = json.dumps(dict(facts, output=result.output())).encode()
-                return self.answer(status, [answer], kind="application/json")
-            told = [(name, "true" if value is True else value) for name, value in facts.items()]
+                return self.answer_json(dict(result.facts(), output=result.output()), status)
+            told = [(name, "true" if value is True else value) for name, value in result.facts().items()]
             headers = [("X-" + n.title().replace("_", "-"), v) for n, v in told if v is not None and v is not False]
             return self.answer(status, result.parts, headers)
 
     def get_file(self):
         """GET /get-file: conditions and one range (RFC 9110 13, 14)."""
-        filename = text_of(self.parameters(("filename",)).get("filename", b""), "filename")
-        if not filename:
-            raise HTTPError(400, "filename is missing: GET /get-file?filename=PATH")
-        import mimetypes
-        from urllib.parse import quote
-
+        given = parameters(("filename", "openaiFileResponse"), form_pairs(self.query))
+        filename = file_argument(given)
         file, status = get_file(self, filename)
         with file:
+            if given.get("openaiFileResponse", b"false") == b"true":
+                data = base64.b64encode(whole(self, file, status, filename)).decode()
+                member = {"name": os.path.basename(filename), "mime_type": mime_type(filename), "content": data}
+                return self.answer_json({"openaiFileResponse": [member]})
             size, tag = status.st_size, '"%x-%x-%x"' % (status.st_mtime_ns, status.st_size, status.st_ino)
-            modified, name = http_date(status.st_mtime), quote(os.path.basename(filename), safe="")
+            modified, name = http_date(status.st_mtime), percent(os.path.basename(filename))
             headers = [("ETag", tag), ("Last-Modified", modified), ("Accept-Ranges", "bytes")]
             # Whatever is in the file, it is no page of this origin.
             headers += [("Content-Disposition", "attachment; filename*=UTF-8''" + name)]
@@ -1347,33 +1674,42 @@ class Handler(socketserver.BaseRequestHandler):
             if {tag, "*"} & set(re.findall(r'"[^"]*"|\*', self.headers.get("if-none-match", ""))):
                 return self.answer(304, [], headers)
             start, stop, code = 0, size, 200
-            if "range" in self.headers and self.headers.get("if-range", tag) in (tag, modified):
+            if self.method == "GET" and "range" in self.headers and self.headers.get("if-range", tag) in (tag, modified):
                 found = byte_range(self.headers["range"], size)
                 if found:
                     (start, stop), code = found, 206
                     headers += [("Content-Range", "bytes %d-%d/%d" % (start, stop - 1, size))]
-            # By its ending alone: what is guessed for a name like data:TYPE,x is the name's own TYPE.
-            kind = mimetypes.guess_type("x" + os.path.splitext(filename)[1])[0] or "application/octet-stream"
-            return self.answer(code, [(file, start, stop - start)], headers, kind)
+            return self.answer(code, [(file, start, stop - start)], headers, mime_type(filename))
 
     def send_file(self):
         """POST /send-file"""
         if not self.body.framed:
             raise HTTPError(411, "the length of the body is missing; send Content-Length or Transfer-Encoding: chunked")
-        self.parameters(())
+        parameters((), form_pairs(self.query))
         kind = self.headers.get("content-type", "")
-        if not kind.lower().startswith("multipart/form-data"):
+        if kind.lower().startswith("application/json"):
+            events = file_events(self, json_object(self.body.form()))
+        elif kind.lower().startswith("multipart/form-data"):
+            events = multipart(kind, self.body.readinto)
+        else:
             raise HTTPError(400, "send the file as multipart/form-data, as `curl -F document=@FILE` does")
         fact = "of a length not known yet" if self.body.length is None else "%d bytes at most" % self.body.length
-        stored = send_file(self, multipart(kind, self.body.readinto), fact)
-        self.answer(200, ["".join("stored %s, %d bytes\n" % one for one in stored).encode()])
+        self.answer(200, [stored(send_file(self, events, fact)).encode()])
 
     def openapi(self):
         """GET /openapi.json: fetched through the secret URL it names that, and no other credentials."""
-        url = self.server.url or "http://" + self.headers.get("host", "")
-        url += "/" + self.server.token if self.secret_url else ""
-        filled = fill_template(self.server.template, url, self.server.key is not None and not self.secret_url)
-        self.answer(200, [json.dumps(filled, indent=2).encode()], kind="application/json")
+        secured = self.server.key is not None and not self.secret_url
+        filled = fill_template(self.server.template, self.base_url(), secured)
+        self.answer_json(filled)
+
+    def mcp(self):
+        """POST /mcp"""
+        answer, status = answer_post(self, self.body.form(), self.headers)
+        self.answer_json(answer, status) if answer is not None else self.answer(status, [])
+
+    def answer_json(self, value, status=200):
+        """Answers with a value as JSON."""
+        self.answer(status, [json.dumps(value, ensure_ascii=False).encode()], kind="application/json")
 
     def answer_error(self, error):
         """Answers with one plain sentence, in JSON where that is preferred; cuts off an answer that is under way."""
@@ -1430,7 +1766,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def __init__(self, options):
         self.address_family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         self.hold, self.limit, self.directory = options.wait, options.limit, os.getcwd()
-        self.shell = options.shell
+        self.shell, self.file_hosts = options.shell, ["oaiusercontent.com"] + options.filehost
         self.template = load_template(os.path.dirname(os.path.abspath(__file__)))
         self.user, self.key = options.auth
         self.token = self.key and hmac.new(self.key, b"secret URL", "sha256").hexdigest()[:32]
@@ -1446,7 +1782,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def publish(self, url):
         """Takes a public URL as its own: answers to its name, and names it in the schema."""
-        self.url = url.rstrip("/")
+        self.url = url.rstrip("/").lower()
         self.public_name = host_of(self.url.partition("://")[2])
         self.names.add(self.public_name)
 
@@ -1466,7 +1802,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             return True
         scheme, _, value = header.partition(" ")
         if scheme.lower() == "bearer":
-            return hmac.compare_digest(value.strip().encode("latin-1"), self.key)
+            return hmac.compare_digest(value.strip(" \t").encode("latin-1"), self.key)
         user, password = credentials(header) or (b"", b"")
         right_user = self.user is None or hmac.compare_digest(user, self.user)
         return hmac.compare_digest(password, self.key) and right_user
@@ -1496,14 +1832,17 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             raise
 
     def process_request(self, request, client_address):
-        """Gives a connection its thread. Over MAX_CONNECTIONS the one that has idled longest makes room."""
+        """Gives a connection its thread. Over MAX_CONNECTIONS the one that has idled longest makes room, or it is closed."""
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
+            idle = [connection for connection in self.connections.values() if connection.idle_since]
+            full = len(self.connections) >= MAX_CONNECTIONS
             self.connections[request] = Connection(request)
-            idle = [c for c in self.connections.values() if c.idle_since] if len(self.connections) > MAX_CONNECTIONS else []
-            if idle:
-                min(idle, key=lambda connection: connection.idle_since).hang_up()
-        super().process_request(request, client_address)
+        if full and not idle:
+            return self.shutdown_request(request)
+        if full:
+            min(idle, key=lambda connection: connection.idle_since).hang_up()
+        return super().process_request(request, client_address)
 
     def shutdown_request(self, request):
         """Closes a connection."""
@@ -1615,6 +1954,7 @@ Runs commands and moves files on this machine for ChatGPT, or any assistant, whi
   -limit BYTES      output that one answer carries; 0: all ({OUTPUT_LIMIT})
   -shell CMD        what runs a command line (sh -c; on Windows cmd /c)
   -log FILE         an audit trail, one JSON object a line
+  -filehost HOST    one more host from which ChatGPT's files are downloaded (oaiusercontent.com); repeatable
   -version, -help
 
 Each option is taken with one dash or two. NGROK_AUTHTOKEN in the environment opens a tunnel.
@@ -1643,6 +1983,7 @@ def parse_arguments(argv):
     add("--limit", type=number(int, 10**18), default=OUTPUT_LIMIT)
     add("--shell")
     add("--log")
+    add("--filehost", action="append", default=[])
     add("--version", action="version", version=__version__)
     options = parser.parse_args([re.sub(r"\A-(?=[a-z][a-z])", "--", argument) for argument in argv])
     if options.AUTH is None:
@@ -1682,10 +2023,12 @@ def announce(server, options, tunneled):
     """Prints what a person, or a script, needs to go on; warns where strangers may get in."""
     url = server.url or server.local_url()
     lines = ["tunnel created: " + url] if tunneled else []
-    lines += ["OpenAPI schema at %s/openapi.json" % url]
+    lines += ["OpenAPI schema at %s/openapi.json" % url, "MCP endpoint at %s/mcp" % url]
     if server.key is not None:
         basic = base64.b64encode((server.user or b"user") + b":" + server.key).decode()
-        lines += ["API key (Basic) for a custom GPT: " + basic, "secret URL: %s/%s" % (url, server.token)]
+        lines += ["  for ChatGPT and Claude.ai, which send no header: %s/%s/mcp" % (url, server.token)]
+        lines += ["  for Claude Code, Cursor, VS Code, Codex: Authorization: Basic " + basic]
+        lines += ["  for a custom GPT's API key (Basic): " + basic, "secret URL: %s/%s" % (url, server.token)]
     lines += [] if server.url else ["for a public URL set NGROK_AUTHTOKEN, or give -url"]
     print("\n".join(lines + ["Starting server at " + url]), flush=True)
     here = not server.url and (options.host in ("localhost", "::1") or options.host.startswith("127."))

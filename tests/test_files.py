@@ -15,9 +15,9 @@ import urllib.parse
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from conftest import wait_for
 
 import mycodeinterpreter
-from conftest import wait_for
 
 needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is missing: apt-get install curl")
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="looks into /proc, which Linux has")
@@ -121,7 +121,12 @@ LONG = "'()+_,-./:=? " + "0123456789" * 5 + "abcdefg"  # 70 characters, all kind
 )
 def test_every_shape_of_a_body_is_understood(nosafe, kind, shape):
     boundary = shape.get("boundary", b"b")
-    files = {"tricky": TRICKY.replace(b"b", boundary), "empty": b"", "end": b"\r\n\r", "dashes": b"--" * 5000 + b"\r\n--"}
+    files = {
+        "tricky": TRICKY.replace(b"b", boundary),
+        "empty": b"",
+        "end": b"\r\n\r",
+        "dashes": b"--" * 5000 + b"\r\n--",
+    }
     answer = send(nosafe, body_of(*[named(name, files[name]) for name in files], **shape), KIND + kind)
     assert (answer.status, stored(nosafe)) == (200, files), answer
 
@@ -148,7 +153,9 @@ def test_fields_are_ignored_and_many_parts_are_not_too_many(nosafe):
 
 
 def test_the_heads_of_a_part_may_have_more_lines(nosafe):
-    more = b"Content-Type: text/html; filename=no\r\nX-Long: " + b"x" * 3000 + b"\r\ncontent-transfer-encoding: binary\r\n"
+    more = (
+        b"Content-Type: text/html; filename=no\r\nX-Long: " + b"x" * 3000 + b"\r\ncontent-transfer-encoding: binary\r\n"
+    )
     body = b"--b\r\n" + more + part(b"1", head=more) + b"\r\n--b--"
     assert send(nosafe, body).status == 200 and stored(nosafe) == {"name": b"1"}
 
@@ -234,7 +241,8 @@ def test_the_name_of_the_field_is_not_the_files(nosafe):
 
 def test_a_body_cut_off_at_any_byte_stores_nothing(nosafe):
     body = body_of(named("first", b"1"), named("second", b"\r\n--bb"), preamble=b"p\r\n")
-    head = "POST /send-file HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: %sb\r\nContent-Length: %d\r\n\r\n"
+    head = "POST /send-file HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += "Content-Type: %sb\r\nContent-Length: %d\r\n\r\n"
     for cut in range(len(body)):
         received = nosafe.raw((head % (KIND, len(body))).encode() + body[:cut], half_close=True)
         assert received == b"" or received.startswith(b"HTTP/1.1 400 "), (cut, received)
@@ -282,12 +290,14 @@ def test_an_upload_needs_a_length(nosafe):
     assert stored(nosafe) == {}
 
 
-@pytest.mark.parametrize("chunks", [b"5\r\n--b\r\n\r\nzz\r\n", b"%x\r\n", b"%x\r\n%s\r\n", b"%x\r\n%s\r\n0\r\n", b"%x\r\n%sxx"])
+@pytest.mark.parametrize(
+    "chunks", [b"5\r\n--b\r\n\r\nzz\r\n", b"%x\r\n", b"%x\r\n%s\r\n", b"%x\r\n%s\r\n0\r\n", b"%x\r\n%sxx"]
+)
 def test_broken_chunks_store_nothing(nosafe, chunks):
     body = body_of(named("n", b"1"))
     body = chunks % (len(body), body) if b"%s" in chunks else chunks % len(body) if b"%x" in chunks else chunks
-    head = "POST /send-file HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Type: %sb\r\n\r\n" % KIND
-    received = nosafe.raw(head.encode() + body, half_close=True)
+    head = "POST /send-file HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    received = nosafe.raw((head + "Content-Type: %sb\r\n\r\n" % KIND).encode() + body, half_close=True)
     assert received == b"" or received.startswith(b"HTTP/1.1 400 ")
     assert stored(nosafe) == {}
 
@@ -406,7 +416,7 @@ def small_disk(tmp_path):
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(directory)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
-        pytest.skip("mount is not permitted here: %s" % done.stdout.decode().strip())
+        pytest.skip("mount is not permitted here: %s" % " ".join(done.stdout.decode().split()))
     yield directory
     subprocess.run(["umount", "-l", str(directory)])
 
@@ -480,7 +490,11 @@ def parts_in(blocks, kind=KIND + "b"):
 
 
 BODY = body_of(
-    part(TRICKY), part(b"", "form-data; name=field"), named("\u20ac", b"\r\n"), preamble=b"--bb\r\n", epilogue=b"\r\n--b\r\n"
+    part(TRICKY),
+    part(b"", "form-data; name=field"),
+    named("\u20ac", b"\r\n"),
+    preamble=b"--bb\r\n",
+    epilogue=b"\r\n--b\r\n",
 )
 FOUND = [("document", "name", TRICKY), ("field", None, b""), ("file", "\u20ac", b"\r\n")]
 
@@ -527,7 +541,8 @@ def is_free_of(boundary, data):
     """Whether data has no delimiter in it, nor makes one together with what surrounds it."""
     delimiter = re.compile(rb"\r\n--" + re.escape(boundary) + rb"(?:--|\r\n)")
     return all(
-        delimiter.search(b"\r\n" + data + b"\r\n--" + boundary + end).start() == len(data) + 2 for end in (b"--", b"\r\n")
+        delimiter.search(b"\r\n" + data + b"\r\n--" + boundary + end).start() == len(data) + 2
+        for end in (b"--", b"\r\n")
     )
 
 
@@ -557,7 +572,9 @@ def test_any_names_and_data_come_out_as_they_went_in(files, data):
 
 
 @quickly
-@hypothesis.given(st.lists(st.sampled_from(PIECES + [b"\r\n--b--", b"--b\r\n", b'name="x"; filename="y"']), max_size=30))
+@hypothesis.given(
+    st.lists(st.sampled_from(PIECES + [b"\r\n--b--", b"--b\r\n", b'name="x"; filename="y"']), max_size=30)
+)
 def test_no_body_makes_the_parser_fail_but_by_a_sentence(pieces):
     body = b"".join(pieces)
     for blocks in [body], [bytes([byte]) for byte in body]:

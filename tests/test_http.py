@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -121,24 +122,19 @@ def keyed(tmp_path_factory):
     daemon.close()
 
 
-@pytest.fixture(scope="module")
-def hasty(tmp_path_factory):
-    """The same program with limits small enough to be reached in a second."""
-    directory = tmp_path_factory.mktemp("hasty")
-    (directory / "work").mkdir()
-    (directory / "hasty.py").write_text(
+def hasty(directory, **limits):
+    """The same program with limits that a test can reach."""
+    path = directory / "hasty.py"
+    path.write_text(
         "import sys\n"
         "sys.path.insert(0, %r)\n"
         "import mycodeinterpreter as program\n"
-        "for name, value in dict(IDLE_TIMEOUT=1.5, HEAD_TIMEOUT=1, MAX_CONNECTIONS=8).items():\n"
+        "for name, value in %r.items():\n"
         "    assert hasattr(program, name), name\n"
         "    setattr(program, name, value)\n"
-        "program.main()\n" % str(ROOT)
+        "program.main()\n" % (str(ROOT), limits)
     )
-    program = directory / "hasty.py"
-    daemon = Daemon(["noauth", "-nosafe", "-port", "0"], directory / "work", program=program).ready()
-    yield daemon
-    daemon.close()
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -619,39 +615,73 @@ def drip(daemon, head, byte=b"a"):
     raise AssertionError("the connection was not closed")
 
 
-def test_slow_and_idle_connections_are_dropped_and_active_ones_go_on(hasty):
-    path = hasty.directory / "sparse"
+def test_idle_and_stuck_connections_are_dropped_and_active_ones_go_on(start, tmp_path):
+    daemon = start("noauth", "-nosafe", program=hasty(tmp_path, IDLE_TIMEOUT=1.5))
+    path = daemon.directory / "sparse"
     with open(str(path), "wb") as file:
         file.truncate(1 << 28)
-    active = in_background(lambda: hasty.request("POST", "/execcmd?cmd=sleep%203%3B%20echo%20done"))
-    slow_head = in_background(lambda: drip(hasty, LINE + HOST + b"X-A: "))
+    active = in_background(lambda: daemon.request("POST", "/execcmd?cmd=sleep%203%3B%20echo%20done"))
     head = request("POST /execcmd?cmd=touch%20ran HTTP/1.1", "Content-Length: 999")
-    slow_body = in_background(lambda: drip(hasty, head))
-    with Wire(hasty) as silent, Wire(hasty) as idle, Wire(hasty) as deaf:
+    slow_body = in_background(lambda: drip(daemon, head))
+    no_body = in_background(lambda: drip(daemon, head, b""))
+    with Wire(daemon) as silent, Wire(daemon) as idle, Wire(daemon) as deaf:
         deaf.send(request("GET /get-file?filename=sparse HTTP/1.1"))
         idle.send(request("GET /openapi.json HTTP/1.1"))
         assert idle.answer().status == 200
         assert silent.closed()
         assert idle.closed()
-        assert slow_head()[:13] in (b"", b"HTTP/1.1 408 ")
         assert slow_body()[:13] in (b"", b"HTTP/1.1 408 ")
+        assert no_body()[:13] in (b"", b"HTTP/1.1 408 ")
         assert active().body == b"done\n"
-        wait_for(lambda: str(path) not in opened_by(hasty), what="the download that nobody reads to be given up")
-    assert not (hasty.directory / "ran").exists()
+        wait_for(lambda: str(path) not in opened_by(daemon), what="the download that nobody reads to be given up")
+    assert not (daemon.directory / "ran").exists()
 
 
-def test_connections_over_the_cap_make_room_and_active_ones_go_on(hasty):
-    """The cap is 8 here; who has idled longest makes room."""
+def test_slow_heads_are_dropped_and_active_ones_go_on(start, tmp_path):
+    daemon = start("noauth", "-nosafe", program=hasty(tmp_path, HEAD_TIMEOUT=1))
+    with Wire(daemon) as idle:
+        results = [
+            in_background(lambda head=head, byte=byte: drip(daemon, head, byte))
+            for head, byte in ((LINE + HOST + b"X-A: ", b"a"), (LINE, b""), (b"GET /", b"a"), (b"\r\n", b""))
+        ]
+        assert [result()[:13] for result in results if result()[:13] not in (b"", b"HTTP/1.1 408 ")] == []
+        idle.send(request("GET /openapi.json HTTP/1.1"))
+        assert idle.answer().status == 200
+
+
+def test_connections_over_the_cap_make_room_and_active_ones_go_on(start, tmp_path):
+    daemon = start("noauth", "-nosafe", program=hasty(tmp_path, MAX_CONNECTIONS=8))
     wires = []
-    with Wire(hasty) as active:
+    with Wire(daemon) as active:
         active.send(request("POST /execcmd?cmd=touch%20running%3B%20sleep%201%3B%20echo%20done HTTP/1.1"))
-        wait_for((hasty.directory / "running").exists)
+        wait_for((daemon.directory / "running").exists)
         for _ in range(40):
-            wires.append(Wire(hasty))
-        assert hasty.request("GET", "/openapi.json").status == 200
+            wires.append(Wire(daemon))
+        assert daemon.request("GET", "/openapi.json").status == 200
+        assert wires[0].closed(), "who has idled longest makes room"
         assert active.answer().body == b"done\n"
     for wire in wires:
         wire.sock.close()
+
+
+def test_connections_are_capped_though_none_is_idle(start, tmp_path):
+    daemon = start("noauth", "-nosafe", program=hasty(tmp_path, MAX_CONNECTIONS=8, HEAD_TIMEOUT=60))
+    sockets = []
+    for _ in range(40):
+        sockets.append(daemon.connect())
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sockets[-1].sendall(b"GET /")
+    wait_for(lambda: len(select.select(sockets, [], [], 0)[0]) >= 30, what="30 of 40 connections to be closed")
+    for sock in sockets:
+        sock.close()
+    wait_for(lambda: answers(daemon), what="an answer when there is room again")
+
+
+def answers(daemon):
+    """Whether it takes a connection and answers on it."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return daemon.request("GET", "/openapi.json").status == 200
+    return False
 
 
 # A body is never taken for the next request
@@ -776,7 +806,7 @@ def test_an_early_answer_arrives_though_the_request_goes_on(keyed, status, data)
 # Paths, methods, and errors
 
 PATHS = dict.fromkeys(["/execcmd", "/send-file", "/mcp"], "POST")
-PATHS.update(dict.fromkeys(["/get-file", "/openapi.json", "/"], "GET"))
+PATHS.update(dict.fromkeys(["/get-file", "/openapi.json"], "GET"))
 
 
 @pytest.mark.parametrize("path", sorted(PATHS))

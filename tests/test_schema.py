@@ -13,7 +13,7 @@ import mycodeinterpreter  # noqa: E402
 
 STATUSES = {
     "execcmd": "200 202 400 401 403 408 429 500",
-    "get-file": "200 206 304 400 401 403 404 408 416 429",
+    "get-file": "200 206 304 400 401 403 404 408 413 416 429",
     "send-file": "200 400 401 403 408 411 413 429 500 507",
 }
 
@@ -40,7 +40,7 @@ def nodes(value):
 
 def test_it_is_valid_openapi(schema):
     validator = pytest.importorskip("openapi_spec_validator")
-    validator.validate_spec(schema)
+    getattr(validator, "validate", validator.validate_spec)(schema)
 
 
 def test_it_has_the_three_operations_with_every_status_they_answer(schema):
