@@ -137,29 +137,29 @@ def form_pairs(query):
     return [(unquote(name).decode("utf-8", "replace"), unquote(value)) for name, _, value in pairs]
 
 
+def _members(pairs):
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("one of two members of a name would get lost")
+    return dict(pairs)
+
+
 def json_object(data):
     """The dict in JSON bytes; raises HTTPError 400."""
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_members)
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # no lone surrogates
-        return dict(value, **{})
-    except (TypeError, ValueError, RecursionError):
-        raise HTTPError(400, "the body is not a JSON object in UTF-8; mend it and send it again") from None
-
-
-class _Members(tuple):
-    """A JSON object's members in pairs: a dict would keep one of two of a name."""
+        return dict(value.items())
+    except (AttributeError, ValueError, RecursionError):
+        raise HTTPError(400, "the body is not a JSON object in UTF-8 with each name once; mend it") from None
 
 
 def json_pairs(data):
-    """[(name, bytes)] of a JSON object of strings and numbers; raises HTTPError 400."""
+    """[(name, bytes)] of a JSON object with strings and, for wait and limit, numbers; raises HTTPError 400."""
     try:
-        pairs = json.loads(data.decode("utf-8"), object_pairs_hook=_Members)
-        if not isinstance(pairs, _Members):
-            raise ValueError
-        return [(n, str(v).encode() if n in ("wait", "limit") else v.encode("utf-8")) for n, v in pairs]
-    except (ValueError, AttributeError, RecursionError):
-        raise HTTPError(400, "the body is not a JSON object with strings for cmd and stdin, numbers for wait and limit") from None
+        members = json_object(data).items()
+        return [(name, str(v).encode() if name in ("wait", "limit") else v.encode()) for name, v in members]
+    except AttributeError:
+        raise HTTPError(400, "cmd, stdin and filename are strings in JSON; wait and limit are numbers") from None
 
 
 def parameters(names, pairs):
@@ -544,8 +544,9 @@ class Terminal:
     """Standard error, shared by the log and the questions: the log waits while a question is open."""
 
     def __init__(self):
-        self._lock = threading.Lock()  # guards _lines, _asking and the order of what is written
-        self._lines, self._asking, self._wake = [], False, threading.Event()
+        self._lock = threading.Lock()  # guards _lines and _asking
+        self._writing = threading.Lock()  # guards the order of what is written, which may take as long as it likes
+        self._lines, self._asking, self._wake = collections.deque(maxlen=10000), False, threading.Event()
 
     def log(self, line):
         """Adds a line to the log, written a moment later: a write for each would halve the answers a second."""
@@ -566,14 +567,14 @@ class Terminal:
 
         A prompt comes last, when all before it is on the screen and the keys pressed until then are dropped.
         """
-        with self._lock:
-            if asking is not None:
-                self._asking = asking
-            if asking or not self._asking:
-                lines, self._lines = "".join(self._lines), []
-                text = lines + text if asking else text + lines
+        with self._writing:
+            with self._lock:
+                self._asking = self._asking if asking is None else asking
+                lines = "".join(self._lines) if asking or not self._asking else ""
+                if lines:
+                    self._lines.clear()
             try:
-                sys.stderr.write(text)
+                sys.stderr.write(lines + text if asking else text + lines)
                 sys.stderr.flush()
                 if prompt and termios:
                     if sys.stderr.isatty():
@@ -1859,7 +1860,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.gate.close()
         self.runner.close()
         for hang_up in (False, True):
-            until = time.monotonic() + 0.3
+            until = time.monotonic() + 0.6
             while any(hang_up or not c.idle_since for c in self._open()) and time.monotonic() < until:
                 time.sleep(0.01)
                 for connection in self._open() if hang_up else ():
@@ -1985,7 +1986,8 @@ def parse_arguments(argv):
     add("--log")
     add("--filehost", action="append", default=[])
     add("--version", action="version", version=__version__)
-    options = parser.parse_args([re.sub(r"\A-(?=[a-z][a-z])", "--", argument) for argument in argv])
+    own = argv.index("--") if "--" in argv else len(argv)  # what follows is no option, whatever it looks like
+    options = parser.parse_args([re.sub(r"\A-(?=[a-z][a-z])", "--", one) for one in argv[:own]] + argv[own:])
     if options.AUTH is None:
         parser.exit(2, HELP.partition("\n")[0] + "\nerror: AUTH is missing: noauth, KEY or USER:KEY; see -help\n")
     user, colon, key = os.fsencode(options.AUTH).partition(b":")

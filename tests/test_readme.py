@@ -1,5 +1,6 @@
 """What the README says is so: its curl lines run as they stand, its help is the program's, its Dockerfile's claims hold."""
 
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ OUTPUT = {  # what a line must print, where it is more than something
     "document=@": "stored README.md",
     "-r 0-99": README.encode()[:100].decode(),
     "openapi.json": '"openapi": "3.1.0"',
+    "tools/call": '"exit_code": 0',
 }
 
 
@@ -102,3 +104,21 @@ def test_what_the_dockerfile_copies_is_there_and_not_ignored():
 def test_the_changelog_names_the_version_of_the_program():
     printed = subprocess.run([sys.executable, str(PROGRAM), "-version"], stdout=subprocess.PIPE, check=True).stdout.decode()
     assert "\n## %s" % printed.strip() in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_token_and_the_header_of_the_examples_are_those_of_me_secret(start):
+    printed = start("me:secret").output()
+    token, header = re.findall(r"name\.example/([0-9a-f]{32})/mcp", README), re.findall(r"Basic ([A-Za-z0-9+/=]{8,})", README)
+    assert token and header and all(one in printed for one in token + header)
+
+
+@pytest.mark.parametrize("kind", ["json", "toml"])
+def test_what_the_readme_gives_to_paste_is_well_formed(kind):
+    blocks = re.findall(r"```%s\n(.*?)```" % kind, README, re.S)
+    assert blocks
+    for block in blocks:
+        if kind == "json":
+            assert "https://name.example/mcp" in json.dumps(json.loads(block))
+        else:
+            tomllib = pytest.importorskip("tomllib")
+            assert tomllib.loads(block)["mcp_servers"]["mycomputer"]["http_headers"]
