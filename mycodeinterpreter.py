@@ -206,8 +206,8 @@ def percent(name):
 
 def refusal(error):
     """The HTTPError for an OSError: 507 where the disk is full, else 500."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return HTTPError(507 if full else 500, "the system refused: %s; see to it and try again" % (error.strerror or error))
+    status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 500
+    return HTTPError(status, "the system refused: %s; see to it and try again" % (error.strerror or error))
 
 
 def stored(files):
@@ -601,7 +601,7 @@ class Gate:
         self._cancelled = threading.Event()
 
     def approve(self, action, caller, seconds):
-        """In a word for the log, how the action was approved; raises HTTPError 403, 408, 429 or 503 where it was not."""
+        """How the action was approved, in a word for the log; raises HTTPError 403, 408, 429, 503 where it was not."""
         if not self._asks and not self._counts:
             return "nosafe"
         until, ticket, decision = time.monotonic() + seconds, object(), "counted"
@@ -785,11 +785,13 @@ class Job:
 
     def take(self):
         """Takes a block, as much as a pipe holds, or sees its end; whether the pipe is open. Raises OSError."""
+        if self.pipe is None:
+            return False
         try:
-            data = os.read(self.pipe, BLOCK if self.size > OUTPUT_LIMIT else OUTPUT_LIMIT) if self.pipe is not None else b""
+            data = os.read(self.pipe, BLOCK if self.size > OUTPUT_LIMIT else OUTPUT_LIMIT)
         except BlockingIOError:
             return True
-        if self.pipe is not None and not data:
+        if not data:
             os.close(self.pipe)
             self.pipe = None
         self.size += len(data)
@@ -1051,7 +1053,7 @@ def download(link, hosts, seconds):
             raise ValueError("it was cut off")
 
 
-# The three actions, the same for every protocol. Who calls has `server`, `client`, `gone()`, `approve(action, seconds)`.
+# The three actions, the same for every protocol; a caller is the Handler of a request
 
 
 class Result:
@@ -1125,7 +1127,8 @@ def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None, copies
     """
     server, asked, longer = caller.server, time.monotonic(), rest is not None and not rest.done
     hold = server.hold if wait is None else min(wait, 86400)
-    facts = ["in " + visible(server.directory)[0] + (" by " + visible(" ".join(server.shell))[0] if server.shell else "")]
+    facts = ["in " + visible(server.directory)[0]]
+    facts += ["by " + visible(" ".join(server.shell))[0]] if server.shell else []
     if longer:
         facts.append("its standard input is over %d bytes and NOT SHOWN" % len(stdin))
     elif stdin:
@@ -1187,7 +1190,7 @@ def file_events(caller, given):
             yield memoryview(data)
         links = [(name + "", link + "") for name, link in links[:10]]
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise HTTPError(400, "send filename with content or content_base64, or files as ChatGPT hands them over") from None
+        raise HTTPError(400, "send filename and content, or content_base64, or files as ChatGPT hands over") from None
     for name, link in links:
         yield "file", name, "from %s" % visible(link.partition("?")[0])[0]
         try:
@@ -1199,7 +1202,7 @@ def file_events(caller, given):
 
 
 def send_file(caller, events, fact=""):
-    """Stores uploads in the working directory; returns [(name, bytes)], or raises HTTPError, OSError: nothing is stored.
+    """Stores uploads in the working directory, returns [(name, bytes)]; or raises HTTPError, OSError, storing nothing.
 
     events: (field, file name) or (field, file name, fact) at the start of each, then its data in blocks.
     """
@@ -1216,7 +1219,7 @@ def send_file(caller, events, fact=""):
             elif upload:
                 upload.write(event)
         if not uploads:
-            raise HTTPError(400, "no file was sent; send it as a part with a filename, as `curl -F document=@FILE` does")
+            raise HTTPError(400, "no file was sent; send a part with a filename, as `curl -F document=@FILE` does")
         for upload in uploads:
             upload.commit()
         return [(os.path.basename(upload.target), upload.size) for upload in uploads]
@@ -1292,7 +1295,7 @@ _GET_FILE = _operation(
     ],
 )
 _HANDED = _object(("download_url", "file_id"), download_url="Where it is.", file_id="Its id.", file_name="Its name.")
-_REFS = {"type": "array", "items": {"type": "string"}, "description": "Files of the conversation, at most 10, to store."}
+_REFS = {"type": "array", "items": {"type": "string"}, "description": "Files of the conversation, at most 10."}
 _DOCUMENT = {"type": "string", "format": "binary", "description": "The file, with its name."}
 _JSON_FILE = _object(
     filename="Name to store it under, in the working directory.",
@@ -1330,7 +1333,7 @@ TEMPLATE = {
 
 
 def load_template(directory):
-    """openapi_template.json of a directory, or the copy carried here where there is none; raises OSError, ValueError."""
+    """openapi_template.json of a directory, or the copy carried here; raises OSError, ValueError."""
     try:
         with open(os.path.join(directory, "openapi_template.json"), encoding="utf-8") as file:
             return json.load(file)
@@ -1355,6 +1358,8 @@ MCP_HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26")  # versions that `ini
 MCP_STATELESS = "2026-07-28"  # the version that each request names in its _meta
 _META = "io.modelcontextprotocol/"
 _SERVER = {"name": "MyCodeInterpreter", "version": __version__}
+INSTRUCTIONS = """These tools work on %s (%s), the machine of your user, in %s. A person at its terminal is asked \
+before each action and may deny it: when one is denied, read the reason, and do not ask for the same again."""
 
 
 class MCPError(Exception):
@@ -1402,53 +1407,44 @@ def is_stateless(method, params, headers):
     """Which era a request is of, by its _meta and headers; raises MCPError where they don't agree or are unknown."""
     meta, header = params.get("_meta"), headers.get("mcp-protocol-version")
     version = meta.get(_META + "protocolVersion") if isinstance(meta, dict) else None
-    unknown = "the protocol version is not supported"
-    if version is None and header != MCP_STATELESS:
-        if header not in MCP_HANDSHAKE + (None,) and method != "initialize":
-            raise MCPError(-32022, unknown, supported=[MCP_STATELESS, *MCP_HANDSHAKE], requested=header)
-        return False
-    if version is None or not isinstance(meta.get(_META + "clientCapabilities"), dict):
-        raise MCPError(-32602, "params._meta must name protocolVersion and clientCapabilities")
-    name = headers.get("mcp-name", "")
-    encoded = re.match(r"=\?base64\?([A-Za-z0-9+/=]*)\?=\Z", name)
-    name = base64.b64decode(encoded.group(1) + "==").decode("utf-8", "replace") if encoded else name
-    if (header, headers.get("mcp-method")) != (version, method) or method == "tools/call" and name != params.get("name"):
-        raise MCPError(-32020, "MCP-Protocol-Version, Mcp-Method and Mcp-Name must say what the body says")
-    if version != MCP_STATELESS:
-        raise MCPError(-32022, unknown, supported=[MCP_STATELESS, *MCP_HANDSHAKE], requested=version)
-    return True
+    stateless = version is not None or header == MCP_STATELESS
+    if stateless:
+        if version is None or not isinstance(meta.get(_META + "clientCapabilities"), dict):
+            raise MCPError(-32602, "params._meta must name protocolVersion and clientCapabilities")
+        name = headers.get("mcp-name", "")
+        encoded = re.match(r"=\?base64\?((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)\?=\Z", name)
+        name = base64.b64decode(encoded.group(1)).decode("utf-8", "replace") if encoded else name
+        named = params.get("name") if method == "tools/call" else name
+        if (header, headers.get("mcp-method"), name) != (version, method, named):
+            raise MCPError(-32020, "MCP-Protocol-Version, Mcp-Method and Mcp-Name must say what the body says")
+    supported = [MCP_STATELESS] if stateless else [*MCP_HANDSHAKE, None]
+    if header not in supported and method != "initialize":
+        data = {"supported": [MCP_STATELESS, *MCP_HANDSHAKE], "requested": header}
+        raise MCPError(-32022, "the protocol version is not supported", **data)
+    return stateless
 
 
 def call_method(caller, method, params, stateless):
     """The result of a method; raises MCPError."""
-    hello = {"capabilities": {"tools": {}}, "instructions": instructions(caller.server)}
     if method == "tools/call":
         result = call_tool(caller, params)
     elif method == "tools/list":
-        result = {"tools": tools(caller.server.template)}
-    elif method == "server/discover" and stateless:
-        result = dict(hello, supportedVersions=[MCP_STATELESS, *MCP_HANDSHAKE], _meta={_META + "serverInfo": _SERVER})
-    elif method == "initialize" and not stateless:
-        asked = params.get("protocolVersion")
-        version = asked if asked in MCP_HANDSHAKE else MCP_HANDSHAKE[0]
-        result = dict(hello, protocolVersion=version, serverInfo=_SERVER)
+        result = {"tools": tools(caller.server.template), "ttlMs": 0, "cacheScope": "private"}
     elif method == "ping" and not stateless:
         result = {}
+    elif method == ("server/discover" if stateless else "initialize"):
+        result = {"capabilities": {"tools": {}}, "instructions": INSTRUCTIONS}
+        result["instructions"] %= socket.gethostname(), sys.platform, caller.server.directory
+        if stateless:
+            result.update(supportedVersions=[MCP_STATELESS, *MCP_HANDSHAKE], _meta={_META + "serverInfo": _SERVER})
+            result.update(ttlMs=0, cacheScope="private")
+        else:
+            asked = params.get("protocolVersion")
+            version = asked if asked in MCP_HANDSHAKE else MCP_HANDSHAKE[0]
+            result.update(protocolVersion=version, serverInfo=_SERVER)
     else:
         raise MCPError(-32601, "there is no method %s" % visible(method)[0], 404 if stateless else 200)
-    if stateless:
-        result.update({"resultType": "complete"}, **({} if method == "tools/call" else {"ttlMs": 0, "cacheScope": "private"}))
-    return result
-
-
-def instructions(server):
-    """What a model should know before it calls: where it works, and that a person confirms."""
-    import platform
-
-    return (
-        "These tools work on %s (%s), the machine of your user, in %s. A person at its terminal is asked before each "
-        "action and may deny it: when one is denied, read the reason, and do not ask for the same again."
-    ) % (platform.node(), platform.platform(), server.directory)
+    return dict(result, resultType="complete") if stateless else result
 
 
 def tools(template):
@@ -1609,7 +1605,8 @@ class Handler(socketserver.BaseRequestHandler):
         self.admitted = self.secret_url or self.server.is_admitted(self.headers.get("authorization", ""))
         if not self.admitted and self.path != "/openapi.json":
             challenge = ("WWW-Authenticate", 'Basic realm="MyCodeInterpreter", charset="UTF-8"')
-            raise HTTPError(401, "the credentials are missing or wrong; send USER:KEY as Basic or KEY as Bearer", challenge)
+            message = "the credentials are missing or wrong; send USER:KEY as Basic or KEY as Bearer"
+            raise HTTPError(401, message, challenge)
 
     def route(self):
         """Path and method: the name of the method that serves them; raises HTTPError 404, 405."""
@@ -1674,9 +1671,9 @@ class Handler(socketserver.BaseRequestHandler):
             headers += [("Content-Security-Policy", "sandbox; default-src 'none'")]
             if {tag, "*"} & set(re.findall(r'"[^"]*"|\*', self.headers.get("if-none-match", ""))):
                 return self.answer(304, [], headers)
-            start, stop, code = 0, size, 200
-            if self.method == "GET" and "range" in self.headers and self.headers.get("if-range", tag) in (tag, modified):
-                found = byte_range(self.headers["range"], size)
+            (start, stop), code = (0, size), 200
+            if self.method == "GET" and self.headers.get("if-range", tag) in (tag, modified):
+                found = byte_range(self.headers.get("range", ""), size)
                 if found:
                     (start, stop), code = found, 206
                     headers += [("Content-Range", "bytes %d-%d/%d" % (start, stop - 1, size))]
@@ -1790,7 +1787,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def local_url(self):
         """The URL under which this machine reaches it."""
         host, port = self.server_address[:2]
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         return "http://%s:%d" % ("[%s]" % host if ":" in host else host, port)
 
     def is_token(self, segment):
@@ -1833,7 +1830,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             raise
 
     def process_request(self, request, client_address):
-        """Gives a connection its thread. Over MAX_CONNECTIONS the one that has idled longest makes room, or it is closed."""
+        """Gives a connection its thread. Over MAX_CONNECTIONS the longest idle one makes room, or else it is closed."""
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             idle = [connection for connection in self.connections.values() if connection.idle_since]
@@ -1882,10 +1879,11 @@ def briefly(function, *arguments):
 # The tunnel
 
 # What ngrok.forward takes in words; it ignores silently what it does not know.
-_NGROK_WORDS = """allow_cidr allow_user_agent app_protocol basic_auth deny_cidr deny_user_agent domain forwards_to hostname
-    metadata oauth_allow_domains oauth_allow_emails oauth_client_id oauth_client_secret oauth_provider oauth_scopes
-    oidc_allow_domains oidc_allow_emails oidc_client_id oidc_client_secret oidc_issuer_url oidc_scopes policy proxy_proto
-    request_header_add request_header_remove response_header_add response_header_remove root_cas schemes server_addr
+_NGROK_WORDS = """
+    allow_cidr allow_user_agent app_protocol basic_auth deny_cidr deny_user_agent domain forwards_to hostname metadata
+    oauth_allow_domains oauth_allow_emails oauth_client_id oauth_client_secret oauth_provider oauth_scopes
+    oidc_allow_domains oidc_allow_emails oidc_client_id oidc_client_secret oidc_issuer_url oidc_scopes policy
+    proxy_proto request_header_add request_header_remove response_header_add response_header_remove root_cas schemes server_addr
     session_metadata traffic_policy verify_webhook_provider verify_webhook_secret""".split()
 _NGROK_SWITCHES = ("compression", "force_new_session", "verify_upstream_tls", "websocket_tcp_converter")
 _NGROK_HINTS = {  # https://ngrok.com/docs/errors
