@@ -329,28 +329,32 @@ class Connection:
         """From now on we wait so long for what arrives, and up to IDLE_TIMEOUT while it comes faster than SLOWEST."""
         self._patience = seconds
 
-    def readinto(self, view):
-        """How many bytes were put into view, 0 where the client has closed; raises HTTPError 408 where it is slow."""
-        if self.pending:
-            count = min(len(view), len(self.pending))
-            view[:count] = self.pending[:count]
-            del self.pending[:count]
-            return count
+    def _receive(self, receive, where):
+        """What a socket's receive(where) returns, in time; raises HTTPError 408."""
         began = time.monotonic()
         try:
             self.sock.settimeout(max(0.001, self._patience))
-            count = self.sock.recv_into(view)
+            received = receive(where)
         except socket.timeout:
             raise HTTPError(408, "the request came too slowly; send it again") from None
+        count = received if isinstance(received, int) else len(received)
         self._patience = min(IDLE_TIMEOUT, self._patience + count / SLOWEST - time.monotonic() + began)
+        return received
+
+    def readinto(self, view):
+        """How many bytes were put into view, 0 where the client has closed; raises HTTPError 408 where it is slow."""
+        if not self.pending:
+            return self._receive(self.sock.recv_into, view)
+        count = min(len(view), len(self.pending))
+        view[:count] = self.pending[:count]
+        del self.pending[:count]
         return count
 
     def fill(self):
         """Adds what arrives to pending; False where the client has closed."""
-        before, self.pending, block = self.pending, bytearray(), bytearray(65536)
-        count = self.readinto(block)
-        self.pending = before + block[:count]
-        return count > 0
+        block = self._receive(self.sock.recv, 65536)  # no buffer of ours is touched while nothing comes
+        self.pending += block
+        return bool(block)
 
     def head(self):
         """The next request head, without the empty line that ends it; None where no request comes."""
@@ -1151,7 +1155,9 @@ def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None, copies
     try:
         job.tend(max(hold - (time.monotonic() - asked), min(hold, 1)))
         limit = server.limit if limit is None else int(limit)
-        return Result(job, min(limit, JSON_LIMIT) or JSON_LIMIT if copies else limit, hold, copies)
+        result = Result(job, min(limit, JSON_LIMIT) or JSON_LIMIT if copies else limit, hold, copies)
+        caller.result = result.facts()
+        return result
     finally:
         caller.tenders += server.runner.leave(job)
 
@@ -1543,7 +1549,7 @@ class Handler(socketserver.BaseRequestHandler):
 
     def handle_one_request(self):
         """Reads and answers one request; whether another may follow."""
-        self.method = self.path = self.body = self.action = self.status = None
+        self.method = self.path = self.body = self.action = self.result = self.status = None
         self.headers, self.client, self.decision, self.sent = {}, self.client_address[0], "-", 0
         self.admitted, self.closing, self.started = False, True, time.monotonic()
         try:
@@ -1817,7 +1823,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if self.audit:
             names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
             try:
-                self.audit.write(json.dumps(dict(zip(names, entry), subject=subject)).encode() + b"\n")
+                line = dict(zip(names, entry), subject=subject, result=request.result)
+                self.audit.write(json.dumps(line).encode() + b"\n")
             except OSError as error:
                 self.terminal.log("the audit trail can't be written: %s" % error.strerror)
 
