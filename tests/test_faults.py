@@ -259,7 +259,16 @@ def limit_processes(daemon, number):
 
 
 @pytest.fixture
-def forkless(start, tmp_path):
+def open_directory():
+    """A directory that every user may enter, as those of pytest are not; it outlives the daemon in it."""
+    base = tempfile.mkdtemp()
+    os.chmod(base, 0o755)
+    yield base
+    shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def forkless(open_directory, start, tmp_path):
     """A daemon whose user has no other processes, so that RLIMIT_NPROC, which does not bind root, fails its fork.
 
     It sets the limit itself, on SIGUSR1: to do that for another user's process root needs CAP_SYS_RESOURCE.
@@ -268,8 +277,6 @@ def forkless(start, tmp_path):
         pytest.skip("looks into /proc, which Linux has")
     if os.geteuid():
         pytest.skip("another user's daemon can be started by root only")
-    base = tempfile.mkdtemp()  # below pytest's directory that user could see nothing
-    os.chmod(base, 0o755)
     code = "import mimetypes, resource, signal, tempfile, threading, traceback, unicodedata\n"
     code += "for path in os.getcwd(), os.environ['TMPDIR']: os.chown(path, %d, -1)\n" % STRANGER
     code += "os.setgid(%d); os.setuid(%d)\n" % (STRANGER, STRANGER)
@@ -280,11 +287,10 @@ def forkless(start, tmp_path):
     tmp_path.joinpath("program").mkdir()
 
     def start_one(*options, **more):
-        directory = os.path.join(base, "work")
+        directory = os.path.join(open_directory, "work")
         return start("noauth", *options, directory=directory, program=wrapped(tmp_path / "program", code), **more)
 
-    yield start_one
-    shutil.rmtree(base, ignore_errors=True)
+    return start_one
 
 
 def test_without_processes_a_command_is_a_clear_500_and_the_daemon_recovers(forkless):
@@ -343,36 +349,33 @@ def test_an_audit_trail_that_can_not_be_written_is_said_and_stops_nothing(start)
     assert daemon.stop() == 0
 
 
-@contextlib.contextmanager
-def small_disk(directory):
-    """Makes a directory a file system of 64 KiB; skips where it can't be mounted."""
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB; skips where it can't be mounted."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(directory)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         pytest.skip("mount is not permitted here: " + " ".join(done.stdout.decode().split()))
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "-l", str(directory)])
+    yield directory
+    subprocess.run(["umount", "-l", str(directory)])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which root may")
-def test_after_a_full_disk_the_audit_trail_goes_on_with_whole_lines(start, tmp_path):
-    (tmp_path / "disk").mkdir()
-    with small_disk(tmp_path / "disk") as disk:
-        daemon = start("noauth", "-nosafe", "-log", disk / "log")
-        (disk / "ballast").write_bytes(b"x" * 50000)
-        long = "/execcmd?cmd=echo%20" + "x" * 3000
-        for _ in range(10):
-            assert daemon.request("POST", long, b"").status == 200
-        wait_for(lambda: "audit trail can't be written" in daemon.errors(), what="the complaint")
-        (disk / "ballast").unlink()
-        for _ in range(2):
-            lives(daemon)
-        wait_for(lambda: (disk / "log").read_text().count("echo on") >= 2, what="the last lines")
-        for line in (disk / "log").read_text().splitlines():
-            assert json.loads(line)["status"] == 200
-        assert daemon.stop() == 0
+def test_after_a_full_disk_the_audit_trail_goes_on_with_whole_lines(small_disk, start):
+    daemon = start("noauth", "-nosafe", "-log", small_disk / "log")
+    (small_disk / "ballast").write_bytes(b"x" * 50000)
+    for _ in range(10):
+        assert daemon.request("POST", "/execcmd?cmd=echo%20" + "x" * 3000, b"").status == 200
+    wait_for(lambda: "audit trail can't be written" in daemon.errors(), what="the complaint")
+    (small_disk / "ballast").unlink()
+    for _ in range(2):
+        lives(daemon)
+    wait_for(lambda: (small_disk / "log").read_text().count("echo on") >= 2, what="the last lines")
+    for line in (small_disk / "log").read_text().splitlines():
+        assert json.loads(line)["status"] == 200
+    assert daemon.stop() == 0
 
 
 @needs_full
@@ -434,7 +437,7 @@ def children(daemon):
     """The process ids of its children."""
     found = []
     for task in os.listdir("/proc/%d/task" % daemon.process.pid):
-        with open("/proc/%d/task/%s/children" % (daemon.process.pid, task)) as file:
+        with contextlib.suppress(OSError), open("/proc/%d/task/%s/children" % (daemon.process.pid, task)) as file:
             found += file.read().split()
     return found
 
@@ -485,16 +488,19 @@ def test_it_ends_soon_where_nothing_can_be_started(forkless, number):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which root may")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_it_ends_soon_on_a_full_disk(start, tmp_path, number):
-    (tmp_path / "disk").mkdir()
-    with small_disk(tmp_path / "disk") as disk:
-        (disk / "work").mkdir()
-        daemon = start("noauth", "-nosafe", directory=disk / "work")
-        assert daemon.request("POST", "/execcmd?cmd=head%20-c%20200000%20/dev/zero", b"").status == 200
-        with daemon.connect() as sock:
-            sock.sendall(b"POST /execcmd?cmd=yes HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
-            wait_for(lambda: children(daemon), what="the command")
-            began = time.monotonic()
-            daemon.process.send_signal(number)
-            ends_well(daemon, began)
-        assert os.listdir(str(daemon.directory)) == []
+def test_it_ends_soon_on_a_full_disk(small_disk, start, number):
+    (small_disk / "work").mkdir()
+    daemon = start("noauth", "-nosafe", directory=small_disk / "work")
+    (small_disk / "ballast").write_bytes(b"")
+    with contextlib.suppress(OSError), open(str(small_disk / "ballast"), "wb", 0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    answer = daemon.request("POST", "/execcmd?cmd=head%20-c%20200000%20/dev/zero", b"")
+    assert answer.status == 200 and len(answer.body) > 60000
+    with daemon.connect() as sock:
+        sock.sendall(b"POST /execcmd?cmd=yes HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        wait_for(lambda: children(daemon), what="the command")
+        began = time.monotonic()
+        daemon.process.send_signal(number)
+        ends_well(daemon, began)
+    assert os.listdir(str(daemon.directory)) == []

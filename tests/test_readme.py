@@ -122,3 +122,9 @@ def test_what_the_readme_gives_to_paste_is_well_formed(kind):
         else:
             tomllib = pytest.importorskip("tomllib")
             assert tomllib.loads(block)["mcp_servers"]["mycomputer"]["http_headers"]
+
+
+def test_the_tests_that_the_readme_names_are_there():
+    written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", README)
+    assert len(named) > 20 and [name for name in named if "def %s(" % name not in written] == []
