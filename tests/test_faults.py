@@ -26,7 +26,7 @@ needs_prlimit = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="lim
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
 UPLOAD = b'--b\r\nContent-Disposition: form-data; name="f"; filename="stored"\r\n\r\ndata\r\n--b--\r\n'
-BEGUN = UPLOAD[: UPLOAD.index(b"data")]
+BEGUN = UPLOAD[: UPLOAD.rindex(b"data")]
 STRANGER = 54321  # a user who has no processes
 
 

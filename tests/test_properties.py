@@ -42,6 +42,11 @@ def result(function, *arguments):
         return error
 
 
+def same_head(one, other):
+    """Whether two of parse_head's results are the same, but for the space behind "a, " where a second value is empty."""
+    return one[:3] == other[:3] and all(one[3][name].strip() == other[3][name].strip() for name in {**one[3], **other[3]})
+
+
 def mutated(strategy):
     """Bytes that the strategy makes, with a few changes."""
     changes = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 3), st.binary(max_size=2)), max_size=3)
@@ -83,13 +88,13 @@ good_heads = st.builds(head_of, tokens, targets, st.sampled_from(["1.0", "1.1"])
 def test_a_head_is_refused_or_means_one_thing(head):
     found = result(program.parse_head, head)
     if not isinstance(found, program.HTTPError):
-        assert program.parse_head(head_of(*found)) == found
+        assert same_head(program.parse_head(head_of(*found)), found)
         method, target, version, headers = found
         assert head.startswith(("%s %s HTTP/%s" % (method, target, version)).encode("latin-1"))
         assert not re.search(r"[\0-\x20\x7f]", method + target) and version in ("1.0", "1.1")
         for name, value in headers.items():
             assert re.match(r"[!#$%&'*+.^_`|~0-9a-z-]+\Z", name)
-            assert not re.search(r"[\0-\x08\x0a-\x1f\x7f]", value) and value == value.strip(" \t")
+            assert not re.search(r"[\0-\x08\x0a-\x1f\x7f]", value) and value == value.lstrip(" \t")
 
 
 @some
@@ -110,15 +115,16 @@ class Wire:
     def settimeout(self, seconds):
         assert seconds > 0
 
+    def recv(self, size):
+        block = self.blocks.pop(0) if self.blocks else b""
+        if block[size:]:
+            self.blocks.insert(0, block[size:])
+        return block[:size]
+
     def recv_into(self, view):
-        if not self.blocks:
-            return 0
-        block = self.blocks.pop(0)
-        count = min(len(view), len(block))
-        view[:count] = block[:count]
-        if block[count:]:
-            self.blocks.insert(0, block[count:])
-        return count
+        block = self.recv(len(view))
+        view[: len(block)] = block
+        return len(block)
 
 
 def decoded(sock, size=1000):
