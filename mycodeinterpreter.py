@@ -143,13 +143,26 @@ def _members(pairs):
     return dict(pairs)
 
 
+def parse_json(data):
+    """The value in JSON bytes; raises ValueError, also where a name comes twice."""
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_members)
+    except RecursionError:
+        raise ValueError("too deep") from None
+
+
+def to_json(value):
+    """A value as JSON bytes; raises ValueError for NaN, infinity and lone surrogates, which are none."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
 def json_object(data):
     """The dict in JSON bytes; raises HTTPError 400."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_members)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # no lone surrogates
+        value = parse_json(data)
+        to_json(value)
         return dict(value.items())
-    except (AttributeError, ValueError, RecursionError):
+    except (AttributeError, ValueError):
         raise HTTPError(400, "the body is not a JSON object in UTF-8 with each name once; mend it") from None
 
 
@@ -719,7 +732,7 @@ def question(action, client):
     hidden = sum(count for _, count in shown)
     text = "\a\n%s asked for by %s\n" % (action.operation, client) + "".join("  %s\n" % fact for fact in action.facts)
     text += "    %s\n" % "\\n\n    ".join(line for line, _ in shown)
-    return text + ("  %d hidden characters are shown as escapes\n" % hidden if hidden else "")
+    return text + ("  %d hidden character%s shown as escapes\n" % (hidden, "s"[hidden == 1 :]) if hidden else "")
 
 
 def can_ask():
@@ -934,12 +947,16 @@ class Runner:
             with self._lock:
                 self._processes.discard(job.process)
 
-    def close(self):
-        """Kills what still runs and removes this run's directory."""
+    def kill(self):
+        """Kills what still runs."""
         with self._lock:
             self._closed = True
             for process in self._processes:
                 kill_group(process)
+
+    def clean(self):
+        """Removes this run's directory; raises OSError."""
+        with self._lock:
             if self._directory:
                 self._directory.cleanup()
 
@@ -962,6 +979,8 @@ def opened(path):
     except PermissionError:
         raise HTTPError(403, "the daemon's account may not read %s" % shown) from None
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
         raise HTTPError(404, "%s: %s; give another filename" % (shown, getattr(error, "strerror", error))) from None
     if os.path.samestat(status, os.fstat(file.fileno())):
         return file, os.fstat(file.fileno()), real
@@ -1056,19 +1075,23 @@ def download(link, hosts, seconds):
         raise ValueError("the host of the link has a private address")
     connection = http.client.HTTPSConnection(host, port, timeout=seconds)
     with contextlib.closing(connection), socket.create_connection(address[:2], seconds) as sock:
-        connection.sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+        secured = connection.sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
         connection.request("GET", match.group(3) or "/")
-        response, size = connection.getresponse(), 0
-        if response.status != 200:
-            raise ValueError("the answer was %d" % response.status)
-        while not response.isclosed():
-            block = response.read(BLOCK)
-            size += len(block)
-            if size > DOWNLOAD_LIMIT or time.monotonic() > until:
-                raise ValueError("it is over %d bytes, or came too slowly" % DOWNLOAD_LIMIT)
-            yield block
-        if response.length:
-            raise ValueError("it was cut off")
+        try:
+            response, block, size = connection.getresponse(), b"-", 0
+            if response.status != 200:
+                raise ValueError("the answer was %d" % response.status)
+            while block:
+                secured.settimeout(max(0.001, until - time.monotonic()))
+                block = response.read1(BLOCK)
+                size += len(block)
+                if size > DOWNLOAD_LIMIT:
+                    raise ValueError("it is over %d bytes" % DOWNLOAD_LIMIT)
+                yield block
+            if response.length:
+                raise ValueError("it was cut off")
+        except http.client.HTTPException as error:
+            raise ValueError("the answer is no HTTP, or was cut off: %r" % error) from None
 
 
 # The three actions, the same for every protocol; a caller is the Handler of a request
@@ -1393,8 +1416,8 @@ class MCPError(Exception):
 def answer_post(caller, data, headers):
     """(answer, HTTP status) to the bytes of a POST: a JSON-RPC message or, at 2025-03-26, a batch of them."""
     try:
-        message = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
+        message = parse_json(data)
+    except ValueError:
         message = MCPError(-32700, "the body is not JSON in UTF-8")
     if isinstance(message, list) and message and headers.get("mcp-protocol-version", "2025-03-26") == "2025-03-26":
         answers = [answer for answer, _ in (answer_message(caller, one, headers) for one in message) if answer]
@@ -1404,17 +1427,24 @@ def answer_post(caller, data, headers):
 
 def answer_message(caller, message, headers):
     """(answer, HTTP status) to one message; the answer is None to notifications and responses."""
-    identity = message.get("id") if isinstance(message, dict) else None
+    identity = None
     try:
         if isinstance(message, MCPError):
             raise message
-        if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or isinstance(identity, (bool, dict, list)):
+        if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
             raise MCPError(-32600, "the body is not one JSON-RPC 2.0 message")
+        try:
+            to_json(message.get("id"))
+            identity = message.get("id")
+        except ValueError:
+            raise MCPError(-32600, "the id can't be sent back") from None
         method, params = message.get("method"), message.get("params", {})
         if method is None and ("result" in message or "error" in message):
             return None, 202
-        if not isinstance(method, str) or not isinstance(params, dict):
-            raise MCPError(-32602 if isinstance(method, str) else -32600, "method is a string and params an object")
+        if not isinstance(method, str) or "id" in message and isinstance(identity, (bool, dict, list, type(None))):
+            raise MCPError(-32600, "method is a string, and id a string or a number")
+        if not isinstance(params, dict):
+            raise MCPError(-32602, "params is an object")
         stateless = is_stateless(method, params, headers)
         if "id" not in message:
             return None, 202
@@ -1656,9 +1686,11 @@ class Handler(socketserver.BaseRequestHandler):
         """POST /execcmd: the body is JSON, a form, or itself the standard input."""
         kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         pairs, data = form_pairs(self.query), self.body.form() if kind in _FORMS else self.body.read(FORM_LIMIT)
-        given = json_pairs(data) if kind == "application/json" else form_pairs(data) if kind in _FORMS else []
+        given = form_pairs(data) if kind == "application/x-www-form-urlencoded" else []
+        if kind == "application/json" and data:
+            pairs += json_pairs(data)
         # `curl --data-binary` calls everything a form; what names no parameter is none.
-        if kind == "application/json" or any(name in _EXECCMD_NAMES for name, _ in given):
+        elif any(name in _EXECCMD_NAMES for name, _ in given):
             pairs += given
         elif data:
             pairs.append(("stdin", data))
@@ -1727,7 +1759,7 @@ class Handler(socketserver.BaseRequestHandler):
 
     def answer_json(self, value, status=200):
         """Answers with a value as JSON."""
-        self.answer(status, [json.dumps(value, ensure_ascii=False).encode()], kind="application/json")
+        self.answer(status, [to_json(value)], kind="application/json")
 
     def answer_error(self, error):
         """Answers with one plain sentence, in JSON where that is preferred; cuts off an answer that is under way."""
@@ -1753,11 +1785,12 @@ class Handler(socketserver.BaseRequestHandler):
         self.request.settimeout(IDLE_TIMEOUT)
         for part in parts if self.method != "HEAD" else []:
             if isinstance(part, bytes) or part[2] <= OUTPUT_LIMIT:
-                data += read_part(part)
-                continue
-            self.request.sendall(data)
-            data = b""
-            if self.request.sendfile(*part) != part[2]:
+                piece, data = len(data), data + read_part(part)
+                whole = isinstance(part, bytes) or len(data) - piece == part[2]
+            else:
+                self.request.sendall(data)
+                data, whole = b"", self.request.sendfile(*part) == part[2]
+            if not whole:
                 raise ConnectionAbortedError("the file has shrunk; the answer can't be completed")
         self.request.sendall(data)
 
@@ -1794,7 +1827,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.runner = Runner(self.shell or (["cmd", "/c"] if os.name == "nt" else ["sh", "-c"]), options.timeout)
         self.url = self.public_name = None
         self.names = {"localhost", options.host.lower()}
-        self._lock = threading.Lock()  # guards connections
+        self._lock = threading.Lock()  # guards connections and audit
         self.connections = {}
         super().__init__((options.host, options.port), Handler)
 
@@ -1836,11 +1869,16 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.terminal.log("%s %s %s %.200s %s %d %dB %ss" % entry)
         if self.audit:
             names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
-            try:
-                line = dict(zip(names, entry), subject=subject, result=request.result)
-                self.audit.write(json.dumps(line).encode() + b"\n")
-            except OSError as error:
-                self.terminal.log("the audit trail can't be written: %s" % error.strerror)
+            line = json.dumps(dict(zip(names, entry), subject=subject, result=request.result)).encode() + b"\n"
+            with self._lock:
+                size = os.fstat(self.audit.fileno()).st_size
+                try:
+                    written = self.audit.write(line)
+                except OSError:
+                    written = 0
+                if written < len(line):
+                    os.ftruncate(self.audit.fileno(), size)  # whole lines only
+                    self.terminal.log("the audit trail can't be written; see to %s" % self.audit.name)
 
     def get_request(self):
         """Accepts a connection; where no descriptor is left for it, waits a little rather than spin."""
@@ -1876,13 +1914,18 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def close(self):
         """Ends it: nobody is asked any more, commands are killed, answers and log lines under way go out."""
         self.gate.close()
-        self.runner.close()
+        self.runner.kill()
         for hang_up in (False, True):
             until = time.monotonic() + 0.6
             while any(hang_up or not c.idle_since for c in self._open()) and time.monotonic() < until:
                 time.sleep(0.01)
                 for connection in self._open() if hang_up else ():
                     connection.hang_up()
+        self.server_close()
+        try:
+            self.runner.clean()
+        except OSError as error:
+            self.terminal.log("%s can't be removed: %s" % (error.filename, error.strerror))
         briefly(self.terminal.write, "", False)
 
     def _open(self):
@@ -1893,8 +1936,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 def briefly(function, *arguments):
     """Calls a function that may hang, and waits for it half a second."""
     thread = threading.Thread(target=function, args=arguments, daemon=True)
-    thread.start()
-    thread.join(0.5)
+    try:
+        thread.start()
+        thread.join(0.5)
+    except RuntimeError:  # there are no more threads to be had
+        function(*arguments)
 
 
 # The tunnel
@@ -2046,12 +2092,17 @@ def announce(server, options, tunneled):
     lines = ["tunnel created: " + url] if tunneled else []
     lines += ["OpenAPI schema at %s/openapi.json" % url, "MCP endpoint at %s/mcp" % url]
     if server.key is not None:
-        basic = base64.b64encode((server.user or b"user") + b":" + server.key).decode()
-        lines += ["  for ChatGPT and Claude.ai, which send no header: %s/%s/mcp" % (url, server.token)]
-        lines += ["  for Claude Code, Cursor, VS Code, Codex: Authorization: Basic " + basic]
-        lines += ["  for a custom GPT's API key (Basic): " + basic, "secret URL: %s/%s" % (url, server.token)]
+        basic = "Basic " + base64.b64encode((server.user or b"user") + b":" + server.key).decode()
+        server_json = json.dumps({"url": url + "/mcp", "headers": {"Authorization": basic}})
+        add = 'claude mcp add --transport http mycomputer %s/mcp --header "Authorization: %s"'
+        lines += ["secret URL: %s/%s" % (url, server.token)]
+        lines += ["  ChatGPT, Claude.ai: %s/%s/mcp" % (url, server.token), "  Claude Code: " + add % (url, basic)]
+        lines += ["  Cursor, VS Code, Codex: " + server_json, "  custom GPT, API key, Basic: " + basic[6:]]
     lines += [] if server.url else ["for a public URL set NGROK_AUTHTOKEN, or give -url"]
-    print("\n".join(lines + ["Starting server at " + url]), flush=True)
+    try:
+        print("\n".join(lines + ["Starting server at " + url]), flush=True)
+    except OSError:
+        pass  # nobody reads it
     here = not server.url and (options.host in ("localhost", "::1") or options.host.startswith("127."))
     if not here and (server.key is None or options.nosafe):
         who = "ANYBODY WHO FINDS %s" % url if server.key is None else "WHOEVER HAS THE KEY"
@@ -2092,8 +2143,8 @@ def main(argv=None):
         server.serve_forever()
     except KeyboardInterrupt:
         pass
-    except ValueError as error:
-        print("error: %s" % error, file=sys.stderr, flush=True)
+    except (OSError, ValueError) as error:
+        server.terminal.write("error: %s\n" % error)
         status = 1
     ending.append(status)
     server.close()

@@ -8,6 +8,7 @@ printed, and written to a file below the temporary directory.
 import os
 import pathlib
 import re
+import shutil
 import sys
 import tempfile
 
@@ -130,15 +131,21 @@ def main():
     if not target:
         sys.exit("usage: fuzz.py %s [libFuzzer's arguments]" % "|".join(targets))
     again = any(os.path.isfile(argument) for argument in sys.argv[2:])
-    corpus = pathlib.Path(tempfile.mkdtemp(prefix="fuzz-%s-" % target.__name__))
-    if not again:
-        (corpus / "seeds").mkdir()
-        for number, seed in enumerate(SEEDS[target]):
-            (corpus / "seeds" / str(number)).write_bytes(seed)
-    options = ["-artifact_prefix=%s/" % corpus, "-verbosity=0", "-print_final_stats=1", "-timeout=10", "-max_len=4096"]
-    options += [] if again else [str(corpus / "seeds")]
-    atheris.Setup(sys.argv[:1] + options + sys.argv[2:], target)
-    atheris.Fuzz()
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="fuzz-%s-" % target.__name__))
+    (directory / "corpus").mkdir()
+    for number, seed in enumerate(SEEDS[target]):
+        (directory / "corpus" / str(number)).write_bytes(seed)
+    child = os.fork()  # libFuzzer ends the process that it runs in
+    if not child:
+        options = ["-artifact_prefix=%s/" % directory, "-verbosity=0", "-print_final_stats=1", "-timeout=10"]
+        options += ["-max_len=4096"] + ([] if again else [str(directory / "corpus")])
+        atheris.Setup(sys.argv[:1] + options + sys.argv[2:], target)
+        atheris.Fuzz()
+    status = os.waitpid(child, 0)[1]
+    shutil.rmtree(str(directory / "corpus"))
+    if not list(directory.iterdir()):
+        directory.rmdir()
+    sys.exit(1 if status else 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What goes wrong around the daemon: it answers clearly, keeps nothing half-done, lives on, and ends when it is told to.
+"""What goes wrong around the daemon: it answers clearly, keeps nothing half-done, lives on, and ends when told to.
 
 Elsewhere: a full disk, a directory in the way, a client gone in an upload (test_files.py), a client gone in a download
 (test_http.py), a missing shell (test_commands.py), closed standard streams (test_lifecycle.py).
@@ -19,7 +19,7 @@ import time
 
 import pytest
 from conftest import ROOT, wait_for
-from test_lifecycle import ends_well, send_signal
+from test_lifecycle import ends_well, post, send_signal
 
 resource = pytest.importorskip("resource")
 needs_prlimit = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process: Linux only")
@@ -170,6 +170,7 @@ def test_without_descriptors_every_answer_is_clear_and_it_recovers(start):
     daemon = start("noauth", "-nosafe")
     (daemon.directory / "f").write_text("content")
     with Client(daemon) as client:
+        before = descriptors(daemon)
         for name, target, body, headers in (
             ("POST", "/execcmd?cmd=echo%20on", b"", {}),
             ("POST", "/execcmd?cmd=cat", b"on\n", {"Content-Type": "text/plain"}),
@@ -179,9 +180,9 @@ def test_without_descriptors_every_answer_is_clear_and_it_recovers(start):
         ):
             status, good = client.request(name, target, body, headers)  # what is imported late, is now
             assert status == 200
-            wait_for(lambda: tasks(daemon) <= 3, what="the threads' end")
-            before, seen = descriptors(daemon), []
+            seen = []
             for free in range(9):
+                wait_for(lambda: descriptors(daemon) == before, what="the descriptors of %s" % target)
                 usual = limit(daemon, resource.RLIMIT_NOFILE, before + free)
                 try:
                     status, answer = client.request(name, target, body, headers)
@@ -189,7 +190,6 @@ def test_without_descriptors_every_answer_is_clear_and_it_recovers(start):
                     limit(daemon, resource.RLIMIT_NOFILE, usual)
                 assert status == 200 or status in (500, 503) and is_clear(answer), (target, free, status, answer)
                 seen.append(status)
-                wait_for(lambda: descriptors(daemon) == before, what="the descriptors of %s" % target)
             assert seen[0] != 200 and seen[-1] == 200, (target, seen)
             assert client.request(name, target, body, headers)[1].partition(b"[")[0] == good.partition(b"[")[0]
         assert sorted(os.listdir(str(daemon.directory))) == ["f", "stored"]
@@ -423,7 +423,7 @@ def gone_clients(daemon):
 def no_descriptors(daemon):
     """One connection waits for a descriptor, one is served, a command runs."""
     with Client(daemon) as client, daemon.connect() as running:
-        running.sendall(b"POST /execcmd?cmd=exec%20sleep%20987 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        running.sendall(post("exec sleep 987"))
         wait_for(lambda: children(daemon), what="the command")
         pids = children(daemon)
         limit(daemon, resource.RLIMIT_NOFILE, 3)
@@ -498,7 +498,7 @@ def test_it_ends_soon_on_a_full_disk(small_disk, start, number):
     answer = daemon.request("POST", "/execcmd?cmd=head%20-c%20200000%20/dev/zero", b"")
     assert answer.status == 200 and len(answer.body) > 60000
     with daemon.connect() as sock:
-        sock.sendall(b"POST /execcmd?cmd=yes HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        sock.sendall(post("yes"))
         wait_for(lambda: children(daemon), what="the command")
         began = time.monotonic()
         daemon.process.send_signal(number)

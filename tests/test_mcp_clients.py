@@ -1,7 +1,7 @@
-"""The clients that others made: the official MCP client for Python, the MCP Inspector, and one generated from the schema.
+"""Clients that others made: the official one of MCP for Python, the MCP Inspector, one generated from the schema.
 
-Each is installed once, pinned, in a folder of its own (.venv-* in the repository, or in the folder that the environment's
-CLIENTS names) which later runs use again; where that is not possible its tests are skipped and say why.
+Each is installed once, pinned, in a folder of its own (.venv-* in the repository, or in the folder that CLIENTS in the
+environment names) which later runs use again; where that is not possible its tests are skipped and say why.
 """
 
 import fcntl
@@ -26,13 +26,14 @@ CALLS = [
     ["send-file", {"filename": "../sent \u20ac", "content": "line\n\u20ac"}],
     ["get-file", {"filename": "sent \u20ac"}],
 ]
+PIPES = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 REFUSED = ["execcmd", {"cmd": "echo > refused"}]
 
 
 def succeed(command, **options):
     """Runs a command to its end and returns its standard output; skips the test where it fails."""
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=500, check=False, **options)
+        done = subprocess.run(command, check=False, timeout=500, **dict(PIPES, **options))
     except (OSError, subprocess.TimeoutExpired) as error:
         pytest.skip("%s: %s" % (command[0], error))
     if done.returncode:
@@ -74,9 +75,7 @@ class Client:
     """A process that writes JSON on its standard output."""
 
     def __init__(self, command, home, **more):
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(home, **more)
-        )
+        self.process = subprocess.Popen(command, env=environment(home, **more), **PIPES)
 
     def answer(self, seconds=60):
         """(exit status, what it has written)"""
@@ -256,8 +255,8 @@ def test_a_client_generated_from_the_schema_runs_a_command(start, tmp_path):
     url = "http://127.0.0.1:%d" % daemon.port
     generate = [python, "-m", "openapi_python_client", "generate", "--url", url + "/openapi.json", "--meta", "none"]
     generate += ["--output-path", str(tmp_path / "generated")]
-    done = subprocess.run(generate, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(tmp_path), check=False)
-    assert (tmp_path / "generated" / "client.py").exists(), done.stdout.decode()
+    done = subprocess.run(generate, env=environment(tmp_path), check=False, timeout=60, **PIPES)
+    assert (tmp_path / "generated" / "client.py").exists(), (done.stdout + done.stderr).decode()
     status, answers = Client([python, "-c", GENERATED, url], tmp_path, PYTHONPATH=str(tmp_path)).answer()
     assert status == 0 and [code for code, _ in answers] == [200] * 4, answers
     assert sorted(answers[0][1].split()) == ["a", "b"] and [text for _, text in answers[1:3]] == ["in", "here"]

@@ -1,4 +1,4 @@
-"""Properties of the pure functions and of the chunk decoder: whatever comes in, a sentence or the right value comes out.
+"""Properties of the pure functions and the chunk decoder: whatever comes in, a sentence or the right value comes out.
 
 The multipart parser and base_name have theirs in test_files.py, visible in test_gate.py; fuzz.py digs deeper.
 """
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import mycodeinterpreter as program
 
-many = hypothesis.settings(deadline=None, database=None, derandomize=True, max_examples=300)
-some = hypothesis.settings(many, max_examples=100)
+many = hypothesis.settings(deadline=None, database=None, derandomize=True, max_examples=200)
+some = hypothesis.settings(many, max_examples=60)
 
 # st.text and st.characters would leave tables of Unicode on the disk.
 LETTERS = "aZ0 .-_;=,:/\\'\"%*+&<>?\t\r\n\0[]\u00e9\u20ac\u6f22\U0001f600\u202e\u0301\x7f"
@@ -43,17 +43,19 @@ def result(function, *arguments):
 
 
 def same_head(one, other):
-    """Whether two of parse_head's results are the same, but for the space behind "a, " where a second value is empty."""
-    return one[:3] == other[:3] and all(one[3][name].strip() == other[3][name].strip() for name in {**one[3], **other[3]})
+    """Whether two of parse_head's results are the same, but for the space in "a, " where a second value is empty."""
+    fields = [{name: value.rstrip(" ") for name, value in found[3].items()} for found in (one, other)]
+    return one[:3] == other[:3] and fields[0] == fields[1]
 
 
 def mutated(strategy):
     """Bytes that the strategy makes, with a few changes."""
-    changes = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 3), st.binary(max_size=2)), max_size=3)
-    return st.builds(change, strategy, changes)
+    telling = [b"", b"\r\n"] + [bytes([byte]) for byte in b"\r\n05x_+ \t:;\0\x0b\x7f\xff"]
+    change = st.tuples(st.integers(0, 1 << 16), st.integers(0, 2), st.sampled_from(telling))
+    return st.builds(changed, strategy, st.lists(change, max_size=3))
 
 
-def change(data, changes):
+def changed(data, changes):
     """Bytes in which some are left out and others put in: (where, how many, which)."""
     for at, length, inserted in changes:
         at %= len(data) + 1
@@ -71,13 +73,14 @@ def head_of(method, target, version, headers):
 
 heads = mixed(
     *(b"GET / HTTP/1.1\r\nHost: a", b"POST /x HTTP/1.0", b"\r\n", b"\r", b"\n", b" ", b"\t", b":", b": ", b"Host: b"),
-    *(b"GET", b"/", b" HTTP/1.1", b"HTTP/1.2", b"X-A", b"x-a: 1", b"\r\n ", b"Content-Length: 1", b"\0", b"\x7f", b"\xff"),
-    *(b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Content-Type: a", b"a" * 300)
+    *(b"GET", b"/", b" HTTP/1.1", b"HTTP/1.2", b"X-A", b"x-a: 1", b"\r\n ", b"Content-Length: 1", b"\0"),
+    *(b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Content-Type: a", b"\x7f", b"\xff")
 )
 
 
 tokens = st.lists(st.sampled_from("!#$%&'*+.^_`|~09AZaz-"), min_size=1, max_size=20).map("".join)
-values = st.lists(st.sampled_from("!az AZ\t~:,;\"\\\x80\xff"), max_size=20).map(lambda chars: "".join(chars).strip(" \t"))
+values = st.lists(st.sampled_from("!az AZ\t~:,;\"\\\x80\xff"), max_size=20).map("".join)
+values = values.map(lambda value: value.strip(" \t"))
 targets = st.lists(st.sampled_from("/?&%=aZ~!\x80\xff"), min_size=1, max_size=20).map("".join)
 fields = st.dictionaries(tokens.map(str.lower), values, max_size=8).map(lambda found: dict({"host": "a"}, **found))
 good_heads = st.builds(head_of, tokens, targets, st.sampled_from(["1.0", "1.1"]), fields)
@@ -85,6 +88,9 @@ good_heads = st.builds(head_of, tokens, targets, st.sampled_from(["1.0", "1.1"])
 
 @many
 @hypothesis.given(st.one_of(heads, mutated(good_heads)))
+@hypothesis.example(b"GET / HTTP/1.1\r\nHost: a\r\nHost: a")
+@hypothesis.example(b"GET / HTTP/1.1\r\nhost: a\r\nContent-Length: 1\r\ncontent-length: 1")
+@hypothesis.example(b"GET / HTTP/1.1\r\nHost: a\x7f")
 def test_a_head_is_refused_or_means_one_thing(head):
     found = result(program.parse_head, head)
     if not isinstance(found, program.HTTPError):
@@ -92,6 +98,8 @@ def test_a_head_is_refused_or_means_one_thing(head):
         method, target, version, headers = found
         assert head.startswith(("%s %s HTTP/%s" % (method, target, version)).encode("latin-1"))
         assert not re.search(r"[\0-\x20\x7f]", method + target) and version in ("1.0", "1.1")
+        for name in "host", "content-length", "transfer-encoding":
+            assert head.lower().count(b"\r\n%s:" % name.encode()) == (name in headers)
         for name, value in headers.items():
             assert re.match(r"[!#$%&'*+.^_`|~0-9a-z-]+\Z", name)
             assert not re.search(r"[\0-\x08\x0a-\x1f\x7f]", value) and value == value.lstrip(" \t")
@@ -129,8 +137,8 @@ class Wire:
 
 def decoded(sock, size=1000):
     """(data, what is left on the connection) of a chunked body, read into views of a size."""
-    connection = program.Connection(sock)
-    body, data, view = program.Body(connection, "1.1", {"transfer-encoding": "chunked"}), b"", memoryview(bytearray(size))
+    connection, data, view = program.Connection(sock), b"", memoryview(bytearray(size))
+    body = program.Body(connection, "1.1", {"transfer-encoding": "chunked"})
     while True:
         count = body.readinto(view)
         if not count:
@@ -201,6 +209,12 @@ def naive(data):
 
 @many
 @hypothesis.given(mutated(chunkings.map(encoded)), splits)
+@hypothesis.example(b"0x5\r\nhello\r\n0\r\n\r\n", [])
+@hypothesis.example(b"0_5\r\nhello\r\n0\r\n\r\n", [])
+@hypothesis.example(b"5;a\rb\r\nhello\r\n0\r\n\r\n", [])
+@hypothesis.example(b"5\r\nhello!\r\n0\r\n\r\n", [])
+@hypothesis.example(b"5\nhello\r\n0\r\n\r\n", [])
+@hypothesis.example(b"5\r\nhello\r\n0\r\nX: y\n\r\n", [])
 def test_mutated_chunks_are_refused_or_mean_what_a_naive_decoder_finds(body, cuts):
     expected, found = naive(body), result(decoded, Wire(cut(body, cuts)))
     if expected is None:
@@ -219,8 +233,12 @@ def test_chunks_come_through_a_real_socket(data, size):
         assert decoded(other) == (data, b"rest")
 
 
-lengths = st.one_of(st.none(), header_values("0", "5", "-1", "+5", " ", "0x5", "1_0", ",", "\xb2", "9" * 19))
-codings = st.one_of(st.none(), header_values("chunked", "Chunked", "gzip", ", ", "identity", "\x0b"))
+lengths = st.none() | st.sampled_from(["0", "5"]) | (
+    header_values("0", "5", "-1", "+5", " ", "0x5", "1_0", ",", "\xb2", "9" * 19)
+)
+codings = st.none() | st.sampled_from(["chunked", "Chunked", "gzip"]) | (
+    header_values("chunked", "Chunked", "gzip", ", ", "identity", "\x0b")
+)
 
 
 @some
@@ -232,7 +250,7 @@ def test_a_bodys_framing_is_refused_or_unambiguous(length, coding, version):
     if isinstance(body, program.HTTPError):
         assert body.status == 400 and headers
     else:
-        assert body.framed == bool(headers) and len(headers) <= 1
+        assert body.framed == bool(headers) and len(headers) <= 1 and (coding is None or version == "1.1")
         assert body.length == (None if coding else int(length) if length else 0)
         assert not length or re.match(r"[0-9]+\Z", length, re.A)
 
@@ -252,8 +270,13 @@ def test_a_form_comes_out_as_it_went_in(pairs):
     assert program.form_pairs(form) == pairs
 
 
+names = st.sampled_from([b"cmd", b"stdin", b"wait", b"limit", b"cmd", b"other", b"c%6dd"])
+some_values = st.sampled_from([b"1", b"x", b"", b"%00", b"%ff", b"0.5", b"-1", b"%26"])
+queries = st.lists(st.tuples(names, some_values).map(b"=".join), max_size=4).map(b"&".join)
+
+
 @many
-@hypothesis.given(mixed(b"cmd", b"stdin", b"wait", b"=", b"&", b"%", b"%4", b"%2", b"6", b"%00", b"%ff", b"+", b"1", b"."))
+@hypothesis.given(queries | mixed(b"cmd", b"stdin", b"=", b"&", b"%", b"%4", b"6", b"%00", b"%ff", b"+", b"1", b"."))
 def test_parameters_are_refused_or_all_there(query):
     """Whatever the query: no pair is lost, none comes twice, none is unknown."""
     pairs = program.form_pairs(query)
@@ -272,7 +295,7 @@ def test_parameters_are_refused_or_all_there(query):
 
 json_texts = mixed(
     *(b"{", b"}", b'"cmd"', b'"wait"', b'"limit"', b":", b",", b'"x"', b"1", b"-1", b"1e999", b"NaN", b"null", b"true"),
-    *(b"[", b"]", b'"\\ud800"', b'{"cmd": "x"}', b'{"cmd": "x", "cmd": "y"}', b'{"cmd": "x", "limit": 5}', b" ", b"[" * 5000)
+    *(b"[", b"]", b'"\\ud800"', b'{"cmd": "x"}', b'{"cmd": "x", "cmd": "y"}', b'{"cmd": "x", "limit": 5}', b" ")
 )
 
 
@@ -297,8 +320,11 @@ def test_json_is_refused_or_an_object(data):
 # Headers
 
 
+ranges = header_values("bytes=", "bytes", "-", ",", "0", "1", "5", "9" * 18, "9" * 19, " ", "=", "\xb2")
+
+
 @many
-@hypothesis.given(header_values("bytes=", "bytes", "-", ",", "0", "1", "5", "9" * 18, "9" * 19, " ", "=", "\xb2"), st.integers(0, 12))
+@hypothesis.given(ranges, st.integers(0, 12))
 def test_a_range_lies_within_the_file(header, size):
     found = result(program.byte_range, header, size)
     if isinstance(found, program.HTTPError):
@@ -328,8 +354,8 @@ def test_a_range_is_the_one_asked_for(first, last, size):
 
 
 part_heads = mixed(
-    *(b"\r\n", b"Content-Disposition: form-data", b"content-disposition:", b"; name=", b"; filename=", b";filename*=", b'"'),
-    *(b"\\", b'\\"', b"utf-8''", b"UTF-8'en'", b"iso-8859-1''", b"%", b"%ff", b"%41", b"a", b";", b"=", b"\xc3\xa9", b" ")
+    *(b"\r\n", b"Content-Disposition: form-data", b"content-disposition:", b"; name=", b"; filename=", b";filename*="),
+    *(b'"', b"\\", b'\\"', b"utf-8''", b"UTF-8'en'", b"%", b"%ff", b"%41", b"a", b";", b"=", b"\xc3\xa9")
 )
 
 
@@ -347,7 +373,7 @@ def test_the_head_of_a_part_is_refused_or_names_it(head):
         assert all(value is None or isinstance(value, str) and value.encode() is not None for value in found)
 
 
-plain_names = st.lists(st.sampled_from("aZ0 .-_;=,:/%'*+&\u00e9\u20ac\U0001f600\""), min_size=1, max_size=20).map("".join)
+plain_names = st.lists(st.sampled_from("aZ0 .-_;=,:/%'*+&\u00e9\u20ac\""), min_size=1, max_size=20).map("".join)
 
 
 @some
@@ -383,16 +409,19 @@ def test_credentials_come_out_as_they_went_in(user, password, scheme):
 
 
 @many
-@hypothesis.given(header_values("Basic ", "basic", " ", "dTpw", "dTpw=", "=", "dTo", "Og==", "\xff", "_-", ",", "\t"))
+@hypothesis.given(
+    header_values("Basic ", "basic", " ", "dTpw", "dTpw=", "=", "dTo", "Og==", "\xff", "_-", ",", "\t")
+    | header_values("dTpw", "=", "!", "_", "Og==", "\xff").map("Basic ".__add__)
+)
 def test_no_header_makes_credentials_fail(header):
     found = program.credentials(header)
     assert found is None or all(isinstance(one, bytes) for one in found)
     if found:
-        assert header.lower().startswith("basic ")
+        assert re.match(r"(?i)basic [ \t]*[a-z0-9+/]+=*\Z", header)
 
 
 accepts = header_values(
-    *("application/json", "text/plain", "*/*", ",", ";", "q=", ";q=0.5", ";q=0", ";q=1.000", ";q=0.0001", ";q=2", ";q=1.5"),
+    *("application/json", "text/plain", "*/*", ",", ";", "q=", ";q=0.5", ";q=0", ";q=1.000", ";q=0.0001", ";q=2"),
     *("q=nan", ";q=inf", ";Q=1", " ", ";q=\xb9", "json", ";q=1.")
 )
 
@@ -405,8 +434,11 @@ def test_no_accept_header_makes_the_choice_fail(accept):
         assert not program.prefers_json(accept)
 
 
+kinds_of_media = st.sampled_from(["application/json", "text/plain", "*/*"])
+
+
 @some
-@hypothesis.given(st.lists(st.tuples(st.sampled_from(["application/json", "text/plain", "*/*"]), st.integers(0, 10)), min_size=1))
+@hypothesis.given(st.lists(st.tuples(kinds_of_media, st.integers(0, 10)), min_size=1))
 def test_json_is_preferred_where_its_weight_is_the_first_highest(kinds):
     accept = ", ".join("%s;q=%.1f" % (kind, weight / 10) for kind, weight in kinds)
     best = max(weight for _, weight in kinds)
@@ -415,7 +447,7 @@ def test_json_is_preferred_where_its_weight_is_the_first_highest(kinds):
 
 
 hosts = header_values(
-    *("localhost", "127.0.0.1", "[::1]", "[", "]", ":", "8000", "99999", "999999", ".", "A.example", "@", "/", "\xe9", " ")
+    *("localhost", "127.0.0.1", "[::1]", "[", "]", ":", "8000", "999999", ".", "A.example", "@", "/", "\xe9", " ")
 )
 
 

@@ -13,7 +13,6 @@ import re
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import threading
@@ -83,6 +82,14 @@ class Asking(threading.Thread):
     def wait(self):
         self.join(30)
         return self.answer
+
+
+def hasty_client(address, host):
+    """A client that has asked for `touch ran`; the test closes it."""
+    client = socket.create_connection(address)
+    head = "POST /execcmd?cmd=touch%20ran HTTP/1.1\r\nContent-Length: 0\r\nHost: {}\r\n\r\n"
+    client.sendall(head.format(host).encode())
+    return client
 
 
 def multipart(name, blocks):
@@ -217,7 +224,7 @@ def test_the_token_is_what_the_edge_gets(open_tunnel):
 
 
 def test_an_edge_that_answers_slowly_is_waited_for(edge, tunneled):
-    edge.delay = 1.5
+    edge.delay = 0.7
     daemon = tunneled("noauth", "-nosafe")
     assert daemon.output().startswith("tunnel created: " + URL)
     assert run(edge.public, "echo slow") == (200, "slow\n")
@@ -405,8 +412,7 @@ def test_the_prompt_names_the_client_that_the_edge_saw(edge, tunneled):
 
 def test_a_prompt_whose_public_client_hangs_up_is_withdrawn(edge, tunneled):
     daemon = tunneled("noauth", tty=True)
-    client = socket.create_connection(edge.public)
-    client.sendall(("POST /execcmd?cmd=touch%%20ran HTTP/1.1\r\nHost: %s\r\nContent-Length: 0\r\n\r\n" % NAME).encode())
+    client = hasty_client(edge.public, NAME)
     assert "touch ran" in next_question(daemon)
     client.close()
     daemon.expect("withdrawn")
@@ -509,9 +515,10 @@ def test_an_option_that_fails_fails_in_one_line(edge, start, tmp_path, option, t
     assert edge.authtokens == [] or not option.startswith(("server_addr", "root_cas"))
 
 
-@pytest.mark.parametrize("environment", [{}, {"NGROK_AUTHTOKEN": TOKEN}], ids=["no token", "token"])
 @pytest.mark.parametrize("option", ["doman=x.example", "authtoken=x", "addr=1", "Domain=x.example", "domain", "=x"])
-def test_an_unknown_option_is_refused_by_name(start, environment, option):
+def test_an_unknown_option_is_refused_by_name(start, option):
+    """With a token or without one: it is wrong before it is of use."""
+    environment = {"NGROK_AUTHTOKEN": TOKEN} if "=" in option else {}
     line = fails(start("noauth", "-ngrok", option, env=environment, ready=False), 2)
     assert "-ngrok " + option.partition("=")[0] in line
 
@@ -526,10 +533,23 @@ def test_a_domain_asked_for_is_bound(edge, tunneled):
 
 
 def test_options_reach_the_edge(edge, tunneled):
-    tunneled("noauth", ngrok=["allow_cidr=192.0.2.0/24", "allow_cidr=2001:db8::/32", "compression=true", "metadata=a=b"])
+    networks = ["allow_cidr=192.0.2.0/24", "allow_cidr=2001:db8::/32"]
+    tunneled("noauth", ngrok=networks + ["compression=true", "metadata=a=b"])
     bind = edge.binds[-1]
     assert bind["Opts"]["IPRestriction"] == {"allow_cidrs": ["192.0.2.0/24", "2001:db8::/32"]}
     assert bind["Opts"]["Compression"] == {} and bind["Extra"]["Metadata"] == "a=b"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "0.0.0.0", "::1"])
+def test_the_tunnel_leads_to_where_it_listens(edge, tunneled, host):
+    if host == "::1":
+        with socket.socket(socket.AF_INET6) as sock:
+            try:
+                sock.bind((host, 0))
+            except OSError:
+                pytest.skip("this machine has no IPv6 loopback")
+    tunneled("noauth", "-nosafe", "-host", host)
+    assert run(edge.public, "echo here") == (200, "here\n")
 
 
 def test_ngrok_learns_nothing_of_this_machine(open_tunnel):
@@ -804,8 +824,7 @@ def test_behind_another_proxy_files_go_up_and_down(start, nginx):
 def test_behind_another_proxy_a_prompt_whose_client_hangs_up_is_withdrawn(start, nginx):
     address, port = nginx
     daemon = start("noauth", "-url", "https://" + SHELL, "-port", str(port), tty=True)
-    client = socket.create_connection(address)
-    client.sendall(("POST /execcmd?cmd=touch%%20ran HTTP/1.1\r\nHost: %s\r\nContent-Length: 0\r\n\r\n" % SHELL).encode())
+    client = hasty_client(address, SHELL)
     next_question(daemon)
     client.close()
     daemon.expect("withdrawn")
