@@ -143,10 +143,14 @@ def _members(pairs):
     return dict(pairs)
 
 
+def _no_constant(name):
+    raise ValueError("JSON has no %s" % name)
+
+
 def parse_json(data):
-    """The value in JSON bytes; raises ValueError, also where a name comes twice."""
+    """The value in JSON bytes; raises ValueError, also where a name comes twice, or for NaN and its like."""
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_members)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("too deep") from None
 
@@ -1871,14 +1875,13 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
             line = json.dumps(dict(zip(names, entry), subject=subject, result=request.result)).encode() + b"\n"
             with self._lock:
-                size = os.fstat(self.audit.fileno()).st_size
                 try:
-                    written = self.audit.write(line)
-                except OSError:
-                    written = 0
-                if written < len(line):
-                    os.ftruncate(self.audit.fileno(), size)  # whole lines only
-                    self.terminal.log("the audit trail can't be written; see to %s" % self.audit.name)
+                    size = os.fstat(self.audit.fileno()).st_size
+                    if self.audit.write(line) < len(line):
+                        os.ftruncate(self.audit.fileno(), size)  # whole lines only
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError as error:
+                    self.terminal.log("the audit trail can't be written: %s" % error.strerror)
 
     def get_request(self):
         """Accepts a connection; where no descriptor is left for it, waits a little rather than spin."""

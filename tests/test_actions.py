@@ -96,12 +96,21 @@ def host(hosts):
         while not one.ended.wait(0.1):
             sock.sendall(b".")
 
+    def keep(data):
+        def answer(sock):
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+            sock.recv(1)  # until the client closes
+
+        return answer
+
     whole = response(DATA)
     one.answers = {
         "/a": whole,
         "/b": response(b""),
         "/chunked": response(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
         "/until-closed": response(b"to the end", "Content-Type: text/plain"),
+        "/kept": keep(DATA),
+        "/kept-empty": keep(b""),
         "/missing": response(b"no", "Content-Length: 2", status="404 Not Found"),
         "/expired": response(b"no", "Content-Length: 2", status="403 Forbidden"),
         "/broken": response(b"no", "Content-Length: 2", status="500 Internal Server Error"),
@@ -190,6 +199,13 @@ def test_several_files_are_stored(daemon, host):
     answer = send(daemon, refs(*[(name, host.link(path)) for name, path in given]))
     assert answer.status == 200 and all(name in answer.body.decode() for name, _ in given)
     assert files(daemon) == {"one": DATA, "two": b"", "three": b"abcde", "four": b"to the end"}
+
+
+def test_a_host_that_keeps_the_connection_open_delays_nothing(daemon, host):
+    began = time.monotonic()
+    assert send(daemon, refs(("one", host.link("/kept")), ("two", host.link("/kept-empty")))).status == 200
+    assert files(daemon) == {"one": DATA, "two": b""}
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("count", [10, 11])

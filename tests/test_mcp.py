@@ -204,7 +204,6 @@ MALFORMED = [
     (b"\xff", -32700),
     (b'{"jsonrpc":"2.0","id":1,"method":"p\xffng"}', -32700),
     (b"[" * 20000, -32700),
-    (b'{"jsonrpc":"2.0","id":NaN,"method":"ping"}', -32700),
     (b"cmd=echo+hi", -32700),
     (b"null", -32600),
     (b"1", -32600),
@@ -231,7 +230,7 @@ def test_what_is_no_message_gets_the_code_for_it(nosafe, body, code):
     assert error(post(nosafe, body)) == (400, code)
 
 
-@pytest.mark.parametrize("identity", [b'"\\ud800"', b"1e999", b"-Infinity"])
+@pytest.mark.parametrize("identity", [b'"\\ud800"', b"1e999", b"NaN"])
 @pytest.mark.parametrize("method", [b"ping", b"nonsense"])
 def test_an_id_that_can_not_be_sent_back_is_no_bug(start, identity, method):
     """A lone surrogate has no UTF-8, infinity no JSON: refused or echoed as escapes, but in an answer of JSON."""
