@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 
 test: $(VENV)/ready
-	$(VENV)/bin/python -m pytest tests
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests
 
 test-all:
 	tests/test_all.sh

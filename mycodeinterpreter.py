@@ -1085,7 +1085,7 @@ def download(link, hosts, seconds):
             response, block, size = connection.getresponse(), b"-", 0
             if response.status != 200:
                 raise ValueError("the answer was %d" % response.status)
-            while block:
+            while block and not response.isclosed():
                 secured.settimeout(max(0.001, until - time.monotonic()))
                 block = response.read1(BLOCK)
                 size += len(block)
@@ -1235,9 +1235,11 @@ def file_events(caller, given):
             data = data if "content" in given else base64.b64decode(data, validate=True)
             yield "document", given["filename"] + "", "%d bytes" % len(data)
             yield memoryview(data)
-        links = [(name + "", link + "") for name, link in links[:10]]
+        links = [(name + "", link + "") for name, link in links]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise HTTPError(400, "send filename and content, or content_base64, or files as ChatGPT hands over") from None
+    if len(links) > 10:
+        raise HTTPError(400, "ChatGPT hands over 10 files at the most; send the others in another request")
     for name, link in links:
         yield "file", name, "from %s" % visible(link.partition("?")[0])[0]
         try:
@@ -1405,8 +1407,11 @@ MCP_HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26")  # versions that `ini
 MCP_STATELESS = "2026-07-28"  # the version that each request names in its _meta
 _META = "io.modelcontextprotocol/"
 _SERVER = {"name": "MyCodeInterpreter", "version": __version__}
-INSTRUCTIONS = """These tools work on %s (%s), the machine of your user, in %s. A person at its terminal is asked \
-before each action and may deny it: when one is denied, read the reason, and do not ask for the same again."""
+INSTRUCTIONS = "These tools work on %s (%s), the machine of your user, in %s."
+CONFIRMED = (
+    " A person at its terminal is asked before each action and may deny it: when one is denied, read the reason, and do "
+    "not ask for the same again."
+)
 
 
 class MCPError(Exception):
@@ -1488,6 +1493,7 @@ def call_method(caller, method, params, stateless):
         result = {}
     elif method == ("server/discover" if stateless else "initialize"):
         result = {"capabilities": {"tools": {}}, "instructions": INSTRUCTIONS}
+        result["instructions"] += CONFIRMED if caller.server.asks else ""
         result["instructions"] %= socket.gethostname(), sys.platform, caller.server.directory
         if stateless:
             result.update(supportedVersions=[MCP_STATELESS, *MCP_HANDSHAKE], _meta={_META + "serverInfo": _SERVER})
@@ -1827,7 +1833,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.token = self.key and hmac.new(self.key, b"secret URL", "sha256").hexdigest()[:32]
         self.audit = open(options.log, "ab", 0, opener=lambda *a: os.open(*a, mode=0o600)) if options.log else None
         self.terminal = Terminal()
-        self.gate = Gate(self.terminal, not options.nosafe, options.semisafe)
+        self.asks = not options.nosafe
+        self.gate = Gate(self.terminal, self.asks, options.semisafe)
         self.runner = Runner(self.shell or (["cmd", "/c"] if os.name == "nt" else ["sh", "-c"]), options.timeout)
         self.url = self.public_name = None
         self.names = {"localhost", options.host.lower()}

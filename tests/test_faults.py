@@ -426,7 +426,7 @@ def no_descriptors(daemon):
         running.sendall(post("exec sleep 987"))
         wait_for(lambda: children(daemon), what="the command")
         pids = children(daemon)
-        limit(daemon, resource.RLIMIT_NOFILE, 3)
+        limit(daemon, resource.RLIMIT_NOFILE, 1 + max(map(int, os.listdir("/proc/%d/fd" % daemon.process.pid))))
         assert client.request("POST", "/execcmd?cmd=true", b"")[0] == 500
         with daemon.connect():
             yield
