@@ -113,12 +113,14 @@ def test_initialize_echoes_a_version_it_speaks_and_else_names_its_newest(nosafe,
     assert "resultType" not in found
 
 
-def test_the_instructions_name_the_machine_and_the_person(nosafe):
-    for answer in (ask(nosafe, "initialize", {"protocolVersion": OLD[0]}), ask(nosafe, "server/discover", era=NEW)):
+@pytest.mark.parametrize("mode", [[], ["-nosafe"]], ids=["safe", "nosafe"])
+def test_the_instructions_name_the_machine_and_the_person_who_is_asked(start, mode):
+    daemon = start("noauth", *mode)
+    for answer in (ask(daemon, "initialize", {"protocolVersion": OLD[0]}), ask(daemon, "server/discover", era=NEW)):
         said = result(answer)["instructions"]
-        assert socket.gethostname() in said and str(nosafe.directory) in said
+        assert socket.gethostname() in said and str(daemon.directory) in said
         assert platform.system().lower() in said.lower()
-        assert "person" in said and "den" in said  # who confirms, and that a denial is possible
+        assert ("person" in said and "deny" in said) == (not mode)
 
 
 def test_server_discover_tells_what_initialize_does(nosafe):
