@@ -2,6 +2,7 @@
 # make test-all  the same tests on every CPython from 3.7 to 3.13 that is found here
 # make lint      ruff and mypy
 # make run       the daemon, for this machine only, asking before each action
+# make fuzz, make soak, make schemathesis: a minute for each of three parsers, ten minutes of mixed load, the schema
 # make clean     removes what the above have made
 
 PYTHON ?= python3
@@ -32,4 +33,35 @@ $(VENV)/ready: tests/requirements.txt
 clean:
 	rm -rf .venv* .pytest_cache .hypothesis .mypy_cache .ruff_cache __pycache__ tests/__pycache__
 
-.PHONY: test test-all lint run template clean
+# Longer work, in an environment of its own that wants CPython 3.11 to 3.13.
+
+FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
+FUZZ_VENV ?= .venv-fuzz
+
+$(FUZZ_VENV)/ready: tests/requirements-fuzz.txt
+	$(PYTHON) -m venv $(FUZZ_VENV)
+	$(FUZZ_VENV)/bin/python -m pip install --quiet --requirement tests/requirements-fuzz.txt
+	touch $@
+
+fuzz: $(FUZZ_VENV)/ready
+	@set -e; for target in head chunks multipart; do \
+	    $(FUZZ_VENV)/bin/python tests/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS); done
+
+soak: $(VENV)/ready
+	SOAK_SECONDS=$(SOAK_SECONDS) $(VENV)/bin/python tests/soak.py
+
+# -shell echo: what would run is printed. positive_data_acceptance finds only that the schema can't say NUL.
+schemathesis: $(FUZZ_VENV)/ready
+	@set -e; directory=$$(mktemp -d); mkdir $$directory/work; cd $$directory/work; \
+	AUTH_KEY=me:secret $(abspath $(FUZZ_VENV))/bin/python $(CURDIR)/mycodeinterpreter.py -nosafe -shell echo -port 0 \
+	    >../out 2>../err </dev/null & daemon=$$!; \
+	trap 'kill $$daemon; wait $$daemon; rm -rf $$directory' EXIT; \
+	until grep -q '^Starting server' ../out; do kill -0 $$daemon; sleep 0.1; done; \
+	url=$$(sed -n 's/^Starting server at //p' ../out); \
+	$(abspath $(FUZZ_VENV))/bin/st run $$url/openapi.json --auth me:secret --checks all \
+	    --exclude-checks positive_data_acceptance --max-examples 200 --generation-deterministic \
+	    --continue-on-failure --request-timeout 30; \
+	! grep -n -A20 Traceback ../err
+
+.PHONY: test test-all lint run template clean fuzz soak schemathesis

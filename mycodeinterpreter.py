@@ -24,6 +24,7 @@ import base64
 import collections
 import contextlib
 import errno
+import functools
 import hmac
 import itertools
 import json
@@ -85,6 +86,16 @@ _BLANK = re.compile("[\u115f-\u11ff\u2800\u3164\ud7b0-\ud7ff\uffa0\U0001d159]")
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
+@functools.lru_cache(maxsize=4096)
+def _shown(char):
+    import unicodedata
+
+    mark = unicodedata.category(char)[0] == "M" or _BLANK.match(char)
+    if char.isprintable() and char != "\\" and not mark and unicodedata.normalize("NFC", char) == char:
+        return char
+    return _SHORT.get(char) or char.encode("unicode_escape").decode()
+
+
 def visible(text):
     """(shown, hidden): the text with what does not print as itself written as escapes, and how many there are.
 
@@ -93,14 +104,8 @@ def visible(text):
     """
     if _PLAIN.match(text):
         return text, 0
-    import unicodedata
-
-    def plain(char):
-        marks = unicodedata.category(char)[0] == "M" or _BLANK.match(char)
-        return char.isprintable() and char != "\\" and not marks and unicodedata.normalize("NFC", char) == char
-
-    shown = [c if plain(c) else _SHORT.get(c) or c.encode("unicode_escape").decode() for c in text]
-    return "".join(shown), sum(len(s) > 1 for s in shown) - text.count("\\")
+    shown = [_shown(char) for char in text]
+    return "".join(shown), sum(len(one) > 1 for one in shown) - text.count("\\")
 
 
 def text_of(value, name):
@@ -750,20 +755,32 @@ def can_ask():
 # Commands
 
 
-def kill_group(process):
-    """Kills the process group that a child leads, and with it what the child has left behind."""
+def group_lives(process):
+    """Whether the process group that a child leads has members."""
     try:
-        if process.returncode is not None:
-            # The child has been waited for. While its group lives the system gives its number to nobody else;
-            # so where a process has that number, it is somebody else's.
-            try:
-                os.kill(process.pid, 0)
-                return
-            except ProcessLookupError:
-                pass
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, 0)
+    except OSError:
+        return False
+    if process.returncode is None:
+        return True
+    # The child has been waited for. While its group lives the system gives its number to no new process; so where a
+    # process has that number the group is somebody else's.
+    try:
+        os.kill(process.pid, 0)
+    except ProcessLookupError:
+        return True
     except OSError:
         pass
+    return False
+
+
+def kill_group(process):
+    """Kills the process group that a child leads, and with it what the child has left behind."""
+    if group_lives(process):
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except OSError:
+            pass
 
 
 def end_of(process):
@@ -945,11 +962,8 @@ class Runner:
             if not job.discard and job.ending():
                 job.note(job.ending())
             os.close(job.log)
-        try:
-            os.killpg(job.process.pid, 0)  # are there jobs that it left behind, their output elsewhere?
-        except OSError:
-            with self._lock:
-                self._processes.discard(job.process)
+        with self._lock:  # stays who runs, or has left jobs behind, their output elsewhere
+            self._processes = {one for one in self._processes if one.returncode is None or group_lives(one)}
 
     def kill(self):
         """Kills what still runs."""
@@ -1176,7 +1190,7 @@ def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None, copies
     facts += ["by " + visible(" ".join(server.shell))[0]] if server.shell else []
     if longer:
         facts.append("its standard input is over %d bytes and NOT SHOWN" % len(stdin))
-    elif stdin:
+    elif stdin and server.asks:
         text, hidden = visible(stdin.decode("utf-8", "surrogateescape"))
         facts.append("its standard input, %d bytes, %d shown as escapes: %s" % (len(stdin), hidden, text))
     key = None if longer else ("execcmd", command, stdin)
@@ -1305,8 +1319,8 @@ def _operation(name, summary, description, statuses, kind="text/plain", hints=No
     return dict(about, responses=answers, **more, **{"x-mcp-annotations": hints or {"destructiveHint": True}})
 
 
-def _parameter(name, kind, description, required=False):
-    return {"name": name, "in": "query", "description": description, "required": required, "schema": {"type": kind}}
+def _parameter(name, description, required=False, **schema):
+    return {"name": name, "in": "query", "description": description, "required": required, "schema": schema}
 
 
 def _object(required=(), **properties):
@@ -1322,9 +1336,9 @@ _EXECCMD = _operation(
     "out, or of a command that still runs, and where its log is.",
     (200, 202, 400, 401, 403, 408, 429, 500),
     parameters=[
-        _parameter("cmd", "string", "The command line, as the shell takes it.", True),
-        _parameter("wait", "number", "Seconds to wait for its end before it is answered as still running."),
-        _parameter("limit", "integer", "Bytes of output to answer with, 0 for all; head and tail are kept."),
+        _parameter("cmd", "The command line, as the shell takes it.", True, type="string", minLength=1),
+        _parameter("wait", "Seconds to wait before it is answered as still running.", type="number", minimum=0),
+        _parameter("limit", "Bytes of output, 0 for all; head and tail are kept.", type="integer", minimum=0),
     ],
     requestBody={
         "required": False,
@@ -1339,8 +1353,8 @@ _GET_FILE = _operation(
     "application/octet-stream",
     {"readOnlyHint": True},
     parameters=[
-        _parameter("filename", "string", "The path of the file to retrieve.", True),
-        _parameter("openaiFileResponse", "boolean", "true for a file that is not text: ChatGPT gets it as a file."),
+        _parameter("filename", "The path of the file to retrieve.", True, type="string", minLength=1),
+        _parameter("openaiFileResponse", "true for a file that is not text: you get it as a file.", type="boolean"),
     ],
 )
 _HANDED = _object(("download_url", "file_id"), download_url="Where it is.", file_id="Its id.", file_name="Its name.")
@@ -1621,9 +1635,7 @@ class Handler(socketserver.BaseRequestHandler):
         except OSError as error:
             self.answer_error(refusal(error))
         except Exception:
-            import traceback
-
-            self.server.terminal.log(traceback.format_exc().rstrip())
+            sys.excepthook(*sys.exc_info())  # on the terminal, with its traceback
             self.answer_error(HTTPError(500, "the daemon has a bug, which its terminal shows; please report it"))
         if self.admitted:  # before the credentials are right nothing is printed
             self.server.log(self)
