@@ -39,6 +39,7 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from http import HTTPStatus
 
 try:
@@ -88,8 +89,6 @@ _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 @functools.lru_cache(maxsize=4096)
 def _shown(char):
-    import unicodedata
-
     mark = unicodedata.category(char)[0] == "M" or _BLANK.match(char)
     if char.isprintable() and char != "\\" and not mark and unicodedata.normalize("NFC", char) == char:
         return char
@@ -883,6 +882,13 @@ class Job:
         except (OSError, TypeError):
             pass
 
+    def close(self):
+        """Lets go of what is open; the log's file stays."""
+        for descriptor in (self.pipe, self.ended, self.log):
+            if descriptor is not None:
+                os.close(descriptor)
+        self.pipe = self.ended = self.log = None
+
     def ending(self):
         """How the shell ended, in a few words; "" where it simply succeeded."""
         code = self.process.returncode
@@ -953,15 +959,20 @@ class Runner:
             self._finish(job)
             return []
         thread = threading.Thread(target=self._finish, args=(job,), daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            kill_group(job.process)
+            job.tend(1, whole=True)
+            job.close()
+            raise HTTPError(500, "no thread is left to tend a command that goes on; it was killed") from None
         return [thread]
 
     def _finish(self, job):
         job.tend(float("inf"), whole=True)
-        if job.log is not None:
-            if not job.discard and job.ending():
-                job.note(job.ending())
-            os.close(job.log)
+        if job.log is not None and not job.discard and job.ending():
+            job.note(job.ending())
+        job.close()
         with self._lock:  # stays who runs, or has left jobs behind, their output elsewhere
             self._processes = {one for one in self._processes if one.returncode is None or group_lives(one)}
 
@@ -1415,7 +1426,7 @@ def fill_template(template, url, secured):
     return filled
 
 
-# MCP: the Model Context Protocol (https://modelcontextprotocol.io/specification), its Streamable HTTP transport
+# MCP: the Model Context Protocol (https://modelcontextprotocol.io/specification), by Streamable HTTP
 
 MCP_HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26")  # versions that `initialize` chooses
 MCP_STATELESS = "2026-07-28"  # the version that each request names in its _meta
@@ -1423,8 +1434,8 @@ _META = "io.modelcontextprotocol/"
 _SERVER = {"name": "MyCodeInterpreter", "version": __version__}
 INSTRUCTIONS = "These tools work on %s (%s), the machine of your user, in %s."
 CONFIRMED = (
-    " A person at its terminal is asked before each action and may deny it: when one is denied, read the reason, and do "
-    "not ask for the same again."
+    " A person at its terminal is asked before each action and may deny it: when one is denied, read the reason, and "
+    "do not ask for the same again."
 )
 
 
@@ -1477,7 +1488,7 @@ def answer_message(caller, message, headers):
 
 
 def is_stateless(method, params, headers):
-    """Which era a request is of, by its _meta and headers; raises MCPError where they don't agree or are unknown."""
+    """Which era a request is of, by its _meta and headers; raises MCPError where they disagree or are unknown."""
     meta, header = params.get("_meta"), headers.get("mcp-protocol-version")
     version = meta.get(_META + "protocolVersion") if isinstance(meta, dict) else None
     stateless = version is not None or header == MCP_STATELESS
@@ -1658,7 +1669,7 @@ class Handler(socketserver.BaseRequestHandler):
         authority = self.headers.get("host", "127.0.0.1").lower()
         host = host_of(authority) or ""
         # An address is no name that somebody's DNS server could point here.
-        if not (re.match(r"[0-9.]+\Z|.*:", host) or host in self.server.names):
+        if not (re.match(r"[0-9.]+\Z|.*:", host) or host in self.server.names | {self.server.public_name}):
             raise HTTPError(421, "this daemon does not answer to that Host; if it should, start it with -url")
         if host == self.server.public_name and "x-forwarded-for" in self.headers:
             self.client = visible(self.headers["x-forwarded-for"].rpartition(",")[2].strip())[0]
@@ -1858,7 +1869,6 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Takes a public URL as its own: answers to its name, and names it in the schema."""
         self.url = url.rstrip("/").lower()
         self.public_name = host_of(self.url.partition("://")[2])
-        self.names.add(self.public_name)
 
     def local_url(self):
         """The URL under which this machine reaches it."""
@@ -1968,12 +1978,14 @@ def briefly(function, *arguments):
 # The tunnel
 
 # What ngrok.forward takes in words; it ignores silently what it does not know.
-_NGROK_WORDS = """
-    allow_cidr allow_user_agent app_protocol basic_auth deny_cidr deny_user_agent domain forwards_to hostname metadata
-    oauth_allow_domains oauth_allow_emails oauth_client_id oauth_client_secret oauth_provider oauth_scopes
-    oidc_allow_domains oidc_allow_emails oidc_client_id oidc_client_secret oidc_issuer_url oidc_scopes policy
-    proxy_proto request_header_add request_header_remove response_header_add response_header_remove root_cas schemes server_addr
-    session_metadata traffic_policy verify_webhook_provider verify_webhook_secret""".split()
+_NGROK_LISTS = """
+    allow_cidr allow_user_agent basic_auth deny_cidr deny_user_agent oauth_allow_domains oauth_allow_emails oauth_scopes
+    oidc_allow_domains oidc_allow_emails oidc_scopes request_header_add request_header_remove response_header_add
+    response_header_remove schemes""".split()  # may be given more than once
+_NGROK_WORDS = _NGROK_LISTS + """
+    app_protocol domain forwards_to hostname metadata oauth_client_id oauth_client_secret oauth_provider oidc_client_id
+    oidc_client_secret oidc_issuer_url policy proxy_proto root_cas server_addr session_metadata traffic_policy
+    verify_webhook_provider verify_webhook_secret""".split()
 _NGROK_SWITCHES = ("compression", "force_new_session", "verify_upstream_tls", "websocket_tcp_converter")
 _NGROK_HINTS = {  # https://ngrok.com/docs/errors
     "105": "the authtoken is malformed; copy it anew from the dashboard",
@@ -1999,29 +2011,63 @@ def ngrok_options(settings):
         if key == "root_cas" and not os.access(value, os.R_OK):
             raise ValueError("-ngrok root_cas=%s can't be read; give the path of a PEM file" % value)
         found.setdefault(key, []).append(value == "true" if key in _NGROK_SWITCHES else value)
-    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
+        if len(found[key]) > 1 and key not in _NGROK_LISTS:
+            raise ValueError("-ngrok %s is given twice; give it once" % key)
+    return {key: values if len(values) > 1 else values[0] for key, values in found.items()}
 
 
-def open_tunnel(port, authtoken, options):
-    """The URL of an ngrok tunnel to a local port; raises ValueError, one line, where there is none."""
+def watch_tunnel(ngrok, server):
+    """Logs the SDK's warnings and, as only its DEBUG lines tell, that the session is lost, or is back and where."""
+    import logging
+
+    def emit(record):
+        line = record.getMessage()
+        if "attempting reconnect" in line:
+            server.terminal.log("the tunnel is lost; ngrok reconnects")
+        elif line.startswith("rebound tunnel"):
+            server.publish(re.search('url: "([^"]+)"', line).group(1))
+            server.terminal.log("the tunnel is back at " + server.url)
+        elif record.levelno >= logging.WARNING:
+            server.terminal.log("ngrok: " + visible(line)[0])
+
+    handler, logger = logging.Handler(), logging.getLogger("ngrok")
+    handler.emit, logger.propagate = emit, False  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    logging.getLogger("ngrok.session").setLevel(logging.DEBUG)
+    ngrok.log_level("DEBUG")
+
+
+def open_tunnel(server, authtoken, options):
+    """The URL of an ngrok tunnel to a server; raises ValueError, one line, where there is none.
+
+    It is never closed: os._exit ends it, and ngrok.kill fails or hangs while the session is lost.
+    """
     try:
         import ngrok
     except ImportError:
         raise ValueError("NGROK_AUTHTOKEN is set but ngrok is missing; python3 -m pip install ngrok") from None
-    try:
-        # Unless told otherwise ngrok is sent this machine's name and our path as what is forwarded to.
-        return ngrok.forward(port, authtoken=authtoken, **dict({"forwards_to": "mycodeinterpreter"}, **options)).url()
-    except Exception as error:  # the SDK's panics among them
-        words = " ".join(" ".join(map(str, error.args)).replace(authtoken, "***").split())
-        code = re.search(r"ERR_NGROK_([0-9]+)", words)
-        hint = _NGROK_HINTS.get(code.group(1) if code else "", "see https://ngrok.com/docs/errors")
-        raise ValueError("ngrok: %s; %s" % (words, hint if code else "is the network there?")) from None
+    import tempfile
 
-
-def close_tunnel():
-    """Ends the tunnel: a process that ends with one open may crash in the SDK, and one that waits for it may hang."""
-    if "ngrok" in sys.modules:
-        briefly(sys.modules["ngrok"].kill)
+    # Unless told otherwise ngrok is sent this machine's name and our path as what is forwarded to.
+    options = dict({"forwards_to": "mycodeinterpreter"}, **options)
+    address = server.local_url().replace("http", "tcp", 1)  # without tcp:// no IPv6 address works
+    watch_tunnel(ngrok, server)
+    with tempfile.TemporaryFile() as said, contextlib.ExitStack() as stack:
+        if sys.stderr:  # else 2 may be any file
+            stderr = os.dup(2)
+            stack.callback(lambda: (os.dup2(stderr, 2), os.close(stderr)))
+            os.dup2(said.fileno(), 2)  # where a panic of the SDK writes itself and its stack
+        try:
+            return ngrok.forward(address, authtoken=authtoken, **options).url()
+        except Exception as error:  # the SDK's panics among them
+            said.seek(0)
+            panic = re.search(rb"panicked at .*\n(.*)", said.read(4096))
+            words = panic.group(1).decode("utf-8", "replace") if panic else " ".join(map(str, error.args))
+            words = " ".join(words.replace(authtoken, "***").split())
+            code = re.search(r"ERR_NGROK_([0-9]+)", words)
+            hint = "is the network there?" if "connect" in words else "see https://ngrok.com/docs/errors"
+            hint = "an -ngrok option is wrong" if panic else _NGROK_HINTS.get(code.group(1) if code else "", hint)
+            raise ValueError("ngrok: %s; %s" % (words, hint)) from None
 
 
 # The command line
@@ -2159,7 +2205,7 @@ def main(argv=None):
     status = 0
     try:
         if options.url or authtoken:
-            server.publish(options.url or open_tunnel(server.server_address[1], authtoken, options.ngrok))
+            server.publish(options.url or open_tunnel(server, authtoken, options.ngrok))
         announce(server, options, authtoken and not options.url)
         threading.Thread(target=server.terminal.run, daemon=True).start()
         server.serve_forever()
@@ -2170,7 +2216,6 @@ def main(argv=None):
         status = 1
     ending.append(status)
     server.close()
-    close_tunnel()
     os._exit(status)  # threads that still read or write must not delay the end
 
 

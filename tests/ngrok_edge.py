@@ -329,7 +329,7 @@ class Relay:
                 await self.pass_on(head, self.stream.send)
                 await (self.copy_chunks() if length is None else self.copy(length))
         except (asyncio.LimitOverrunError, ValueError):
-            raise ConnectionAbortedError("no request, or a head over HEAD_LIMIT")
+            raise ConnectionAbortedError("no request, or a head over HEAD_LIMIT") from None
         except asyncio.IncompleteReadError:
             self.stream.finish()  # the client sends no more, be it in the middle of a request
         except OSError:

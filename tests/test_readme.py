@@ -1,4 +1,4 @@
-"""What the README says is so: its curl lines run as they stand, its help is the program's, its Dockerfile's claims hold."""
+"""What the README says is so: its curl lines run as they stand, its help is the program's, its Dockerfile is right."""
 
 import json
 import os
@@ -67,8 +67,13 @@ def test_the_first_curl_line_asks_at_the_terminal_and_a_reason_reaches_curl(star
         assert expected in curl.communicate(timeout=30)[0]
 
 
+def printed_by(option):
+    done = subprocess.run([sys.executable, str(PROGRAM), option], stdout=subprocess.PIPE, check=True)
+    return done.stdout.decode()
+
+
 def test_the_help_in_the_readme_is_what_the_program_prints():
-    printed = subprocess.run([sys.executable, str(PROGRAM), "--help"], stdout=subprocess.PIPE, check=True).stdout.decode()
+    printed = printed_by("--help")
     assert "```text\n%s```" % printed in README
 
 
@@ -102,14 +107,14 @@ def test_what_the_dockerfile_copies_is_there_and_not_ignored():
 
 
 def test_the_changelog_names_the_version_of_the_program():
-    printed = subprocess.run([sys.executable, str(PROGRAM), "-version"], stdout=subprocess.PIPE, check=True).stdout.decode()
-    assert "\n## %s" % printed.strip() in (ROOT / "CHANGELOG.md").read_text()
+    assert "\n## %s" % printed_by("-version").strip() in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_token_and_the_header_of_the_examples_are_those_of_me_secret(start):
     printed = start("me:secret").output()
-    token, header = re.findall(r"name\.example/([0-9a-f]{32})/mcp", README), re.findall(r"Basic ([A-Za-z0-9+/=]{8,})", README)
-    assert token and header and all(one in printed for one in token + header)
+    tokens = re.findall(r"name\.example/([0-9a-f]{32})/mcp", README)
+    headers = re.findall(r"Basic ([A-Za-z0-9+/=]{8,})", README)
+    assert tokens and headers and all(one in printed for one in tokens + headers)
 
 
 @pytest.mark.parametrize("kind", ["json", "toml"])
