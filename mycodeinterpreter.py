@@ -783,12 +783,17 @@ def kill_group(process):
 
 
 def end_of(process):
-    """A descriptor that is readable once the process has ended: a pidfd, or a pipe that a thread closes."""
+    """A descriptor that is readable once a process has ended: a pidfd, or a pipe a thread closes; raises OSError."""
     try:
         return os.pidfd_open(process.pid)
     except (AttributeError, OSError):
         ended, alive = os.pipe()
-        threading.Thread(target=lambda: (process.wait(), os.close(alive)), daemon=True).start()
+        try:
+            threading.Thread(target=lambda: (process.wait(), os.close(alive)), daemon=True).start()
+        except RuntimeError as error:
+            os.close(ended)
+            os.close(alive)
+            raise OSError(errno.EAGAIN, str(error)) from None
         return ended
 
 
