@@ -277,7 +277,7 @@ def forkless(open_directory, start, tmp_path):
         pytest.skip("looks into /proc, which Linux has")
     if os.geteuid():
         pytest.skip("another user's daemon can be started by root only")
-    code = "import argparse, gettext, locale, mimetypes, resource, signal, tempfile, threading, traceback, unicodedata\n"
+    code = "import argparse, gettext, locale, mimetypes, resource, signal, tempfile, threading, unicodedata\n"
     code += "for path in os.getcwd(), os.environ['TMPDIR']: os.chown(path, %d, -1)\n" % STRANGER
     code += "os.setgid(%d); os.setuid(%d)\n" % (STRANGER, STRANGER)
     code += "most = resource.getrlimit(resource.RLIMIT_NPROC)[1]\n"
