@@ -1865,6 +1865,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.gate = Gate(self.terminal, self.asks, options.semisafe)
         self.runner = Runner(self.shell or (["cmd", "/c"] if os.name == "nt" else ["sh", "-c"]), options.timeout)
         self.url = self.public_name = None
+        self.serving = self.ending = False
         self.names = {"localhost", options.host.lower()}
         self._lock = threading.Lock()  # guards connections and audit
         self.connections = {}
@@ -1916,6 +1917,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 except OSError as error:
                     self.terminal.log("the audit trail can't be written: %s" % error.strerror)
+
+    def service_actions(self):
+        """Ends `serve_forever` between two connections: a signal within one would leave it half taken over."""
+        if self.ending:
+            raise KeyboardInterrupt
 
     def get_request(self):
         """Accepts a connection; where no descriptor is left for it, waits a little rather than spin."""
@@ -2197,12 +2203,11 @@ def main(argv=None):
             error = "%s: %s" % (error.filename or "%s:%d" % (options.host, options.port), error.strerror or error)
         raise SystemExit("error: %s" % error) from None
 
-    ending = []
-
     def interrupt(number, _):
-        if not ending and (number != signal.SIGINT or not server.gate.cancel()):
-            ending.append(number)  # once: another must not cut the end short
-            raise KeyboardInterrupt
+        if not server.ending and (number != signal.SIGINT or not server.gate.cancel()):
+            server.ending = True
+            if not server.serving:
+                raise KeyboardInterrupt
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if signal.getsignal(getattr(signal, name, 0)) is not signal.SIG_IGN:
@@ -2213,13 +2218,14 @@ def main(argv=None):
             server.publish(options.url or open_tunnel(server, authtoken, options.ngrok))
         announce(server, options, authtoken and not options.url)
         threading.Thread(target=server.terminal.run, daemon=True).start()
-        server.serve_forever()
+        server.serving = True
+        server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:
         pass
     except (OSError, ValueError) as error:
         server.terminal.write("error: %s\n" % error)
         status = 1
-    ending.append(status)
+    server.ending = True
     server.close()
     os._exit(status)  # threads that still read or write must not delay the end
 
