@@ -1022,7 +1022,7 @@ def test_an_unreadable_file_is_403(start, tmp_path):
         "sys.path.insert(0, %r)\n"
         "import mycodeinterpreter as program\n"
         "serve = program.Server.serve_forever\n"
-        "program.Server.serve_forever = lambda self: (os.geteuid() or os.setuid(65534), serve(self))\n"
+        "program.Server.serve_forever = lambda *a, **k: (os.geteuid() or os.setuid(65534), serve(*a, **k))\n"
         "program.main()\n" % str(ROOT)
     )
     daemon = start("noauth", "-nosafe", program=program)
