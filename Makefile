@@ -51,7 +51,8 @@ fuzz: $(FUZZ_VENV)/ready
 soak: $(VENV)/ready
 	SOAK_SECONDS=$(SOAK_SECONDS) $(VENV)/bin/python tests/soak.py
 
-# -shell echo: what would run is printed. positive_data_acceptance finds only that the schema can't say NUL.
+# -shell echo: what would run is printed. Left out: positive_data_acceptance, as the schema can not say "no NUL", and
+# negative_data_rejection, which counts parameters that it made up and does not send.
 schemathesis: $(FUZZ_VENV)/ready
 	@set -e; directory=$$(mktemp -d); mkdir $$directory/work; cd $$directory/work; \
 	AUTH_KEY=me:secret $(abspath $(FUZZ_VENV))/bin/python $(CURDIR)/mycodeinterpreter.py -nosafe -shell echo -port 0 \
@@ -60,7 +61,7 @@ schemathesis: $(FUZZ_VENV)/ready
 	until grep -q '^Starting server' ../out; do kill -0 $$daemon; sleep 0.1; done; \
 	url=$$(sed -n 's/^Starting server at //p' ../out); \
 	$(abspath $(FUZZ_VENV))/bin/st run $$url/openapi.json --auth me:secret --checks all \
-	    --exclude-checks positive_data_acceptance --max-examples 200 --generation-deterministic \
+	    --exclude-checks positive_data_acceptance,negative_data_rejection --max-examples 200 --generation-deterministic \
 	    --continue-on-failure --request-timeout 30; \
 	! grep -n -A20 Traceback ../err
 
