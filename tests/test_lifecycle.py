@@ -600,3 +600,15 @@ def test_in_safe_mode_it_denies_without_its_standard_streams(start, tmp_path, cl
     daemon = start("noauth", program=closing)
     assert daemon.request("POST", "/execcmd?cmd=touch%20ran", b"").status == 403
     assert os.listdir(str(daemon.directory)) == []
+
+
+def test_many_logs_to_remove_do_not_delay_its_end(start):
+    daemon = start("noauth", "-nosafe")
+    answer = daemon.request("POST", "/execcmd?limit=1&cmd=seq%209")
+    directory = os.path.dirname(answer.headers["X-Log"])
+    many = "cd %s; seq 100000 | xargs touch" % directory
+    assert daemon.request("POST", "/execcmd?cmd=sh", many.encode(), {"Content-Type": "text/plain"}).status == 200
+    began = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - began < SOON
+    wait_for(lambda: not daemon.run_directories(), 60, "the directory to go")
