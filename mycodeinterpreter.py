@@ -994,7 +994,7 @@ class Runner:
             if self._directory:
                 quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
                 try:
-                    subprocess.Popen(["rm", "-rf", self._directory.name], start_new_session=True, **quiet).wait(1)
+                    subprocess.Popen(["rm", "-rf", self._directory.name], start_new_session=True, **quiet).wait(0.5)
                 except subprocess.TimeoutExpired:
                     pass
                 except OSError:
@@ -1965,7 +1965,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.gate.close()
         self.runner.kill()
         for hang_up in (False, True):
-            until = time.monotonic() + 0.6
+            until = time.monotonic() + 0.4
             while any(hang_up or not c.idle_since for c in self._open()) and time.monotonic() < until:
                 time.sleep(0.01)
                 for connection in self._open() if hang_up else ():
@@ -1983,11 +1983,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 
 def briefly(function, *arguments):
-    """Calls a function that may hang, and waits for it half a second."""
+    """Calls a function that may hang, and waits for it no longer than 0.3 s."""
     thread = threading.Thread(target=function, args=arguments, daemon=True)
     try:
         thread.start()
-        thread.join(0.5)
+        thread.join(0.3)
     except RuntimeError:  # there are no more threads to be had
         function(*arguments)
 
