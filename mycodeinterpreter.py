@@ -1871,7 +1871,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.gate = Gate(self.terminal, self.asks, options.semisafe)
         self.runner = Runner(self.shell or (["cmd", "/c"] if os.name == "nt" else ["sh", "-c"]), options.timeout)
         self.url = self.public_name = None
-        self.serving = self.ending = False
+        self.accepting = self.ending = False
         self.names = {"localhost", options.host.lower()}
         self._lock = threading.Lock()  # guards connections and audit
         self.connections = {}
@@ -1925,7 +1925,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                     self.terminal.log("the audit trail can't be written: %s" % error.strerror)
 
     def service_actions(self):
-        """Ends `serve_forever` between two connections: a signal within one would leave it half taken over."""
+        """Ends `serve_forever` where a signal came while a connection was taken over, which it must not cut short."""
         if self.ending:
             raise KeyboardInterrupt
 
@@ -1948,7 +1948,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             return self.shutdown_request(request)
         if full:
             min(idle, key=lambda connection: connection.idle_since).hang_up()
-        return super().process_request(request, client_address)
+        self.accepting = True
+        try:
+            return super().process_request(request, client_address)
+        finally:
+            self.accepting = False
 
     def shutdown_request(self, request):
         """Closes a connection."""
@@ -2212,7 +2216,7 @@ def main(argv=None):
     def interrupt(number, _):
         if not server.ending and (number != signal.SIGINT or not server.gate.cancel()):
             server.ending = True
-            if not server.serving:
+            if not server.accepting:
                 raise KeyboardInterrupt
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -2224,8 +2228,7 @@ def main(argv=None):
             server.publish(options.url or open_tunnel(server, authtoken, options.ngrok))
         announce(server, options, authtoken and not options.url)
         threading.Thread(target=server.terminal.run, daemon=True).start()
-        server.serving = True
-        server.serve_forever(poll_interval=0.2)
+        server.serve_forever()
     except KeyboardInterrupt:
         pass
     except (OSError, ValueError) as error:
