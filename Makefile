@@ -1,4 +1,4 @@
-# make test      the tests, on the newest of the machine's python3; installs what they use into .venv
+# make test      the tests, on python3 or PYTHON=...; installs what they use into .venv
 # make test-all  the same tests on every CPython from 3.7 to 3.13 that is found here
 # make lint      ruff and mypy
 # make run       the daemon, for this machine only, asking before each action
