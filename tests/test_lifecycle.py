@@ -21,7 +21,8 @@ import pytest
 from conftest import PROGRAM, wait_for
 
 SOON = 6.0  # seconds for an end that takes 2 on an idle machine; the suite runs on busy ones
-ASKED = " asked for by "
+# The prompt, not the question before it: until it appears, what is typed is flushed, and a ^C on its way with it.
+ASKED = "\ny = yes"
 COUNTING = "Ctrl+C"
 
 
