@@ -19,13 +19,11 @@ their description (TEMPLATE); HTTP (Handler, Server); the tunnel; the command li
 the three, describe it in TEMPLATE, and give it a line in Handler.routes and a method there.
 """
 
-import argparse
 import base64
 import collections
 import contextlib
 import errno
 import functools
-import hmac
 import itertools
 import json
 import os
@@ -35,10 +33,12 @@ import signal
 import socket
 import socketserver
 import stat
+import struct
 import subprocess
 import sys
 import threading
 import time
+import types
 import unicodedata
 from http import HTTPStatus
 
@@ -125,8 +125,9 @@ def number_of(value, name):
     return float(value)
 
 
+@functools.lru_cache(maxsize=16)
 def http_date(seconds):
-    """An IMF-fixdate (RFC 9110 5.6.7) of seconds since the epoch."""
+    """An IMF-fixdate (RFC 9110 5.6.7) of whole seconds since the epoch."""
     return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(seconds))
 
 
@@ -248,6 +249,8 @@ def credentials(header):
 
 def prefers_json(accept):
     """Whether an Accept header (RFC 9110 12.5.1) puts JSON first, by weight and then by order."""
+    if "/json" not in accept.lower():
+        return False
     kinds = [item.partition(";") for item in accept.lower().replace(" ", "").split(",")]
     weights = [float((re.search(r"\bq=([01]\.?[0-9]{0,3})\Z", rest) or [0, 1])[1]) for _, _, rest in kinds]
     return kinds[weights.index(max(weights))][0] == "application/json" and max(weights) > 0
@@ -336,6 +339,18 @@ def parse_head(head):
     return method, target, version, headers
 
 
+def set_timeout(sock, option, seconds):
+    """Bounds what a socket's calls may take, by SO_RCVTIMEO or SO_SNDTIMEO, after which they raise BlockingIOError.
+
+    Python's own timeouts cost a poll at each call, and twice the answers a second where many threads are busy.
+    """
+    if os.name == "posix":
+        timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, getattr(socket, option), timeval)
+    else:
+        sock.settimeout(seconds)
+
+
 class Connection:
     """The bytes that arrive on a TCP connection, and the time they may take.
 
@@ -343,8 +358,9 @@ class Connection:
     """
 
     def __init__(self, sock):
-        self.sock, self.pending = sock, bytearray()
+        self.sock, self.pending, self._timeout = sock, bytearray(), None
         self.idle_since = time.monotonic()  # None while a request is served
+        set_timeout(sock, "SO_SNDTIMEO", IDLE_TIMEOUT)
 
     def allow(self, seconds):
         """From now on we wait so long for what arrives, and up to IDLE_TIMEOUT while it comes faster than SLOWEST."""
@@ -352,11 +368,13 @@ class Connection:
 
     def _receive(self, receive, where):
         """What a socket's receive(where) returns, in time; raises HTTPError 408."""
-        began = time.monotonic()
+        began, timeout = time.monotonic(), max(0.01, self._patience)
+        if timeout != self._timeout:
+            set_timeout(self.sock, "SO_RCVTIMEO", timeout)
+            self._timeout = timeout
         try:
-            self.sock.settimeout(max(0.001, self._patience))
             received = receive(where)
-        except socket.timeout:
+        except (BlockingIOError, socket.timeout):
             raise HTTPError(408, "the request came too slowly; send it again") from None
         count = received if isinstance(received, int) else len(received)
         self._patience = min(IDLE_TIMEOUT, self._patience + count / SLOWEST - time.monotonic() + began)
@@ -429,10 +447,9 @@ class Connection:
                 poll = select.poll()
                 poll.register(self.sock, select.POLLRDHUP)
                 return bool(poll.poll(0))
-            self.sock.settimeout(0)
-            return self.sock.recv(1, socket.MSG_PEEK) == b""
-        except OSError as error:
-            return not isinstance(error, BlockingIOError)
+            return bool(select.select([self.sock], [], [], 0)[0]) and self.sock.recv(1, socket.MSG_PEEK) == b""
+        except (OSError, ValueError):
+            return True
 
 
 class Body:
@@ -782,6 +799,11 @@ def kill_group(process):
             pass
 
 
+def runnable(path):
+    """Whether a path leads to a program."""
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
 def end_of(process):
     """A descriptor that is readable once a process has ended: a pidfd, or a pipe a thread closes; raises OSError."""
     try:
@@ -913,6 +935,9 @@ class Runner:
 
     def __init__(self, shell, timeout):
         self._shell, self._timeout, self._numbers = shell, timeout, itertools.count(1)
+        # Looked up once: Popen would try each directory of the PATH each time, a tenth of a short command.
+        found = (os.path.join(directory, shell[0]) for directory in os.get_exec_path())
+        self._program = shell[0] if os.path.dirname(shell[0]) else next(filter(runnable, found), None)
         self._lock = threading.Lock()  # guards _directory, _processes and _closed
         self._directory, self._closed = None, False
         self._processes = set()  # those whose group may be alive
@@ -935,6 +960,7 @@ class Runner:
             os.set_blocking(pipe[0], False)
             process = subprocess.Popen(
                 self._shell + [os.fsencode(command)],
+                executable=self._program,
                 stdin=stdin or subprocess.DEVNULL,
                 stdout=pipe[1],
                 stderr=pipe[1],
@@ -1652,7 +1678,7 @@ class Handler(socketserver.BaseRequestHandler):
             getattr(self, self.route())()
         except HTTPError as error:
             self.answer_error(error)
-        except (ConnectionError, socket.timeout):
+        except (BlockingIOError, ConnectionError, socket.timeout):
             self.closing = True
         except OSError as error:
             self.answer_error(refusal(error))
@@ -1760,7 +1786,7 @@ class Handler(socketserver.BaseRequestHandler):
                 member = {"name": os.path.basename(filename), "mime_type": mime_type(filename), "content": data}
                 return self.answer_json({"openaiFileResponse": [member]})
             size, tag = status.st_size, '"%x-%x-%x"' % (status.st_mtime_ns, status.st_size, status.st_ino)
-            modified, name = http_date(status.st_mtime), percent(os.path.basename(filename))
+            modified, name = http_date(int(status.st_mtime)), percent(os.path.basename(filename))
             headers = [("ETag", tag), ("Last-Modified", modified), ("Accept-Ranges", "bytes")]
             # Whatever is in the file, it is no page of this origin.
             headers += [("Content-Disposition", "attachment; filename*=UTF-8''" + name)]
@@ -1819,21 +1845,22 @@ class Handler(socketserver.BaseRequestHandler):
         """Sends an answer of parts, bytes or (file, start, count): the head and what is small in one send."""
         self.closing = self.closing or self.body is None or not self.body.done
         length = sum(len(part) if isinstance(part, bytes) else part[2] for part in parts)
-        lines = ["HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase), "Date: " + http_date(time.time())]
+        lines = ["HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase), "Date: " + http_date(int(time.time()))]
         lines += ["X-Content-Type-Options: nosniff", "Cache-Control: no-cache"]
         lines += ["Content-Type: " + kind, "Content-Length: %d" % length] if status != 304 else []
         lines += ["Connection: close"] if self.closing else []
         lines += ["%s: %s" % (name, visible(str(value))[0]) for name, value in headers]
         data = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
         self.status, self.sent = status, length
-        self.request.settimeout(IDLE_TIMEOUT)
         for part in parts if self.method != "HEAD" else []:
             if isinstance(part, bytes) or part[2] <= OUTPUT_LIMIT:
                 piece, data = len(data), data + read_part(part)
                 whole = isinstance(part, bytes) or len(data) - piece == part[2]
             else:
                 self.request.sendall(data)
+                self.request.settimeout(IDLE_TIMEOUT)  # sendfile waits by it
                 data, whole = b"", self.request.sendfile(*part) == part[2]
+                self.request.settimeout(None)
             if not whole:
                 raise ConnectionAbortedError("the file has shrunk; the answer can't be completed")
         self.request.sendall(data)
@@ -1863,8 +1890,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.hold, self.limit, self.directory = options.wait, options.limit, os.getcwd()
         self.shell, self.file_hosts = options.shell, ["oaiusercontent.com"] + options.filehost
         self.template = load_template(os.path.dirname(os.path.abspath(__file__)))
-        self.user, self.key = options.auth
-        self.token = self.key and hmac.new(self.key, b"secret URL", "sha256").hexdigest()[:32]
+        (self.user, self.key), self.token = options.auth, None
+        if self.key is not None:  # else a tenth of the start and of the memory are saved
+            import hmac
+
+            self.equal = hmac.compare_digest
+            self.token = hmac.new(self.key, b"secret URL", "sha256").hexdigest()[:32]
         self.audit = open(options.log, "ab", 0, opener=lambda *a: os.open(*a, mode=0o600)) if options.log else None
         self.terminal = Terminal()
         self.asks = not options.nosafe
@@ -1890,7 +1921,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def is_token(self, segment):
         """Whether the first segment of a path (bytes) is the secret URL's token, in constant time."""
-        return self.token is not None and hmac.compare_digest(segment, self.token.encode())
+        return self.token is not None and self.equal(segment, self.token.encode())
 
     def is_admitted(self, header):
         """Whether an Authorization header lets its sender in, in constant time."""
@@ -1898,10 +1929,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             return True
         scheme, _, value = header.partition(" ")
         if scheme.lower() == "bearer":
-            return hmac.compare_digest(value.strip(" \t").encode("latin-1"), self.key)
+            return self.equal(value.strip(" \t").encode("latin-1"), self.key)
         user, password = credentials(header) or (b"", b"")
-        right_user = self.user is None or hmac.compare_digest(user, self.user)
-        return hmac.compare_digest(password, self.key) and right_user
+        right_user = self.user is None or self.equal(user, self.user)
+        return self.equal(password, self.key) and right_user
 
     def log(self, request):
         """One line for a request, on the terminal and in the audit trail."""
@@ -2120,59 +2151,63 @@ Each option is taken with one dash or two. NGROK_AUTHTOKEN in the environment op
 """.format(**globals())
 
 
+_DEFAULTS = dict(nosafe=False, semisafe=False, host=HOST, port=PORT, url=None, ngrok=[], wait=HOLD)
+_DEFAULTS.update(timeout=COMMAND_TIMEOUT, limit=OUTPUT_LIMIT, shell=None, log=None, filehost=[])
+_NUMBERS = {"port": (int, 65535), "wait": (float, 10**9), "timeout": (float, 10**9), "limit": (int, 10**18)}
+
+
+def parse_options(argv):
+    """(options, what else was given) of a command line; raises ValueError. By hand, as argparse costs 9 ms."""
+    options, words, given = dict(_DEFAULTS), [], iter(argv)
+    for word in given:
+        name, equals, value = word.lstrip("-").partition("=")
+        if word == "--":  # what follows is no option, whatever it looks like
+            words += given
+        elif not word.startswith("-"):
+            words.append(word)
+        elif name not in _DEFAULTS or equals and _DEFAULTS[name] is False:
+            raise ValueError("there is no option %s" % word)
+        elif _DEFAULTS[name] is False:
+            options[name] = True
+        else:
+            value = value if equals else next(given, "-a")
+            if not equals and re.match("--?[a-z]", value):
+                raise ValueError("-%s needs a value; one that begins with a dash follows an equals sign" % name)
+            options[name] = options[name] + [value] if isinstance(options[name], list) else value
+    for name, (kind, most) in _NUMBERS.items():
+        try:
+            options[name] = kind(options[name])
+        except ValueError:
+            options[name] = -1
+        if not 0 <= options[name] <= most:
+            raise ValueError("-%s must be a number from 0 to %d" % (name, most))
+    return types.SimpleNamespace(**options), words
+
+
 def parse_arguments(argv):
-    """The options; exits with one line and status 2 where they are wrong."""
-    parser = argparse.ArgumentParser(prog="mycodeinterpreter.py", allow_abbrev=False)
-    parser.format_help = lambda: HELP  # type: ignore[method-assign]
-    parser.error = lambda message: parser.exit(2, "error: %s; see -help\n" % message)  # type: ignore
-    add, seconds = parser.add_argument, number(float, 10**9)
-    add("AUTH", nargs="?", default=os.environ.get("AUTH_KEY") or None)
-    add("--nosafe", action="store_true")
-    add("--semisafe", action="store_true")
-    add("--host", default=HOST)
-    add("--port", type=number(int, 65535), default=PORT)
-    add("--url")
-    add("--ngrok", action="append", default=[])
-    add("--wait", type=seconds, default=HOLD)
-    add("--timeout", type=seconds, default=COMMAND_TIMEOUT)
-    add("--limit", type=number(int, 10**18), default=OUTPUT_LIMIT)
-    add("--shell")
-    add("--log")
-    add("--filehost", action="append", default=[])
-    add("--version", action="version", version=__version__)
-    own = argv.index("--") if "--" in argv else len(argv)  # what follows is no option, whatever it looks like
-    options = parser.parse_args([re.sub(r"\A-(?=[a-z][a-z])", "--", one) for one in argv[:own]] + argv[own:])
-    if options.AUTH is None:
-        parser.exit(2, HELP.partition("\n")[0] + "\nerror: AUTH is missing: noauth, KEY or USER:KEY; see -help\n")
-    user, colon, key = os.fsencode(options.AUTH).partition(b":")
-    options.auth = (None, None) if options.AUTH == "noauth" else (user, key) if colon else (None, user)
+    """The options; raises ValueError where they are wrong, and SystemExit where they ask for a text alone."""
+    for text, names in ((HELP, ("-h", "-help", "--help")), (__version__ + "\n", ("-version", "--version"))):
+        if set(names) & set(argv):
+            sys.stdout.write(text)
+            raise SystemExit
+    options, words = parse_options(argv)
+    words = words or list(filter(None, [os.environ.get("AUTH_KEY")]))
+    if len(words) != 1:
+        raise ValueError("give one AUTH, noauth, KEY or USER:KEY; " + HELP.partition("\n")[0])
+    user, colon, key = os.fsencode(words[0]).partition(b":")
+    options.auth = (None, None) if words[0] == "noauth" else (user, key) if colon else (None, user)
     if options.auth[1] == b"":
-        parser.error("the KEY in AUTH is empty")
-    try:
-        options.ngrok = ngrok_options(options.ngrok)
-        if options.shell is not None:
-            import shlex
+        raise ValueError("the KEY in AUTH is empty")
+    options.ngrok = ngrok_options(options.ngrok)
+    if options.shell is not None:
+        import shlex
 
-            options.shell = shlex.split(options.shell)
-    except ValueError as error:
-        parser.error(str(error))
+        options.shell = shlex.split(options.shell)
     if options.shell == []:
-        parser.error("-shell is empty")
+        raise ValueError("-shell is empty")
     if options.url is not None and not re.match(r"https?://[A-Za-z0-9.:\[\]-]+/?\Z", options.url):
-        parser.error("-url must be like https://name.example")
+        raise ValueError("-url must be like https://name.example")
     return options
-
-
-def number(kind, most):
-    """An argparse type: a number from zero to most."""
-
-    def parse(text):
-        if not 0 <= kind(text) <= most:
-            raise argparse.ArgumentTypeError("%s is not within 0 and %d" % (text, most))
-        return kind(text)
-
-    parse.__name__ = kind.__name__
-    return parse
 
 
 def announce(server, options, tunneled):
@@ -2203,7 +2238,11 @@ def announce(server, options, tunneled):
 
 def main(argv=None):
     """Serves until Ctrl+C or SIGTERM."""
-    options = parse_arguments(sys.argv[1:] if argv is None else argv)
+    try:
+        options = parse_arguments(sys.argv[1:] if argv is None else argv)
+    except ValueError as error:
+        sys.stderr.write("error: %s; see -help\n" % error)
+        raise SystemExit(2) from None
     authtoken = os.environ.pop("NGROK_AUTHTOKEN", None)  # neither is for the commands' eyes
     os.environ.pop("AUTH_KEY", None)
     try:
