@@ -232,6 +232,13 @@ def refusal(error):
     return HTTPError(status, "the system refused: %s; see to it and try again" % (error.strerror or error))
 
 
+def human(count):
+    """A number of bytes in the largest unit that it fills."""
+    units = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+    size, unit = next((one for one in units if count >= one[0]), (1, "bytes"))
+    return "%.4g %s" % (count / size, unit)
+
+
 def stored(files):
     """What is said of [(name, bytes)] that were stored."""
     return "".join("stored %s, %d bytes\n" % one for one in files)
@@ -597,18 +604,32 @@ byte-identical actions share, None where they can't be told."""
 
 
 class Terminal:
-    """Standard error, shared by the log and the questions: the log waits while a question is open."""
+    """Standard error, shared by the log, the questions and the progress of transfers: all wait while one is open."""
 
     def __init__(self):
-        self._lock = threading.Lock()  # guards _lines and _asking
+        self._lock = threading.Lock()  # guards _lines, _progress and _asking
         self._writing = threading.Lock()  # guards the order of what is written, which may take as long as it likes
         self._lines, self._asking, self._wake = collections.deque(maxlen=10000), False, threading.Event()
+        self._progress, self._erase = "", ""  # the line to show, and what takes the one that is shown away
+        self.lively = bool(termios and sys.stderr and sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
+        self._coloured = self.lively and not os.environ.get("NO_COLOR")  # https://no-color.org
+
+    def paint(self, style, text):
+        """A text in a style (a parameter of SGR, ECMA-48 8.3.117) if the terminal has colours and they are wanted."""
+        return "\x1b[%sm%s\x1b[m" % (style, text) if self._coloured else text
 
     def log(self, line):
         """Adds a line to the log, written a moment later: a write for each would halve the answers a second."""
         with self._lock:
             self._lines.append(line + "\n")
         if not self._wake.is_set():
+            self._wake.set()
+
+    def progress(self, text):
+        """Shows a line, a moment later, until the next one or something else is written."""
+        if self.lively:
+            with self._lock:
+                self._progress = text
             self._wake.set()
 
     def run(self):
@@ -629,9 +650,14 @@ class Terminal:
                 lines = "".join(self._lines) if asking or not self._asking else ""
                 if lines:
                     self._lines.clear()
+                progress, self._progress = "" if self._asking else self._progress, ""
+            text = lines + text if asking else text + lines
             try:
-                sys.stderr.write(lines + text if asking else text + lines)
-                sys.stderr.flush()
+                if text or progress:
+                    erase, self._erase = self._erase, "\r\x1b[K" if progress else ""
+                    width = (os.get_terminal_size(2).columns or 80) - 1 if progress else 0
+                    sys.stderr.write(erase + text + progress[:width])
+                    sys.stderr.flush()
                 if prompt and termios:
                     if sys.stderr.isatty():
                         termios.tcdrain(sys.stderr)
@@ -695,8 +721,8 @@ class Gate:
         if not can_ask():
             raise HTTPError(403, "denied: the daemon has no terminal to ask at; start it at one, or with -nosafe")
         always = ", a = always this very action" if action.key else ""
-        prompt = "y = yes, n = no, n REASON%s: " % always
-        self._terminal.write(question(action, caller.client), asking=True, prompt=prompt)
+        prompt = self._terminal.paint("1", "y = yes, n = no, n REASON%s: " % always)
+        self._terminal.write(question(action, caller.client, self._terminal.paint), asking=True, prompt=prompt)
         try:
             answer = self._answer(check)
         except HTTPError as error:
@@ -728,11 +754,14 @@ class Gate:
     def _count_down(self, action):
         self._cancelled.clear()
         self._counting = True
-        shown = (action.operation, COUNTDOWN, visible(action.subject)[0])
-        self._terminal.write("%s in %d s, Ctrl+C cancels it: %s\n" % shown, asking=True)
-        cancelled = self._cancelled.wait(COUNTDOWN)
-        self._counting = False
-        self._terminal.write("cancelled\n" if cancelled else "", asking=False)
+        shown = (self._terminal.paint("1;33", action.operation), visible(action.subject)[0])
+        self._terminal.write("%s comes, Ctrl+C cancels it: %s\n  seconds left:" % shown, asking=True)
+        for left in range(COUNTDOWN, 0, -1):
+            self._terminal.write(" %d" % left)
+            if self._cancelled.wait(1):
+                break
+        self._counting, cancelled = False, self._cancelled.is_set()
+        self._terminal.write(" cancelled\n" if cancelled else "\n", asking=False)
         if cancelled:
             raise HTTPError(403, "cancelled by the operator; nothing was done")
 
@@ -751,13 +780,15 @@ class Gate:
             self._turn.notify_all()
 
 
-def question(action, client):
+def question(action, client, paint=lambda style, text: text):
     """What the operator is asked: who, the facts, and the subject to its last character."""
     shown = [visible(line) for line in action.subject.split("\n")]
     hidden = sum(count for _, count in shown)
-    text = "\a\n%s asked for by %s\n" % (action.operation, client) + "".join("  %s\n" % fact for fact in action.facts)
-    text += "    %s\n" % "\\n\n    ".join(line for line, _ in shown)
-    return text + ("  %d hidden character%s shown as escapes\n" % (hidden, "s"[hidden == 1 :]) if hidden else "")
+    text = "\a\n%s asked for by %s\n" % (paint("1;33", action.operation), client)
+    text += "".join("  %s\n" % fact for fact in action.facts)
+    text += "    %s\n" % "\\n\n    ".join(paint("1", line) for line, _ in shown)
+    warning = "%d hidden character%s shown as escapes" % (hidden, "s"[hidden == 1 :])
+    return text + ("  %s\n" % paint("1;31", warning) if hidden else "")
 
 
 def can_ask():
@@ -1329,6 +1360,7 @@ def send_file(caller, events, fact=""):
                     upload.write(b"")
             elif upload:
                 upload.write(event)
+                caller.progress(len(event))
         if not uploads:
             raise HTTPError(400, "no file was sent; send a part with a filename, as `curl -F document=@FILE` does")
         for upload in uploads:
@@ -1668,6 +1700,7 @@ class Handler(socketserver.BaseRequestHandler):
         self.method = self.path = self.body = self.action = self.result = self.status = None
         self.headers, self.client, self.decision, self.sent = {}, self.client_address[0], "-", 0
         self.admitted, self.closing, self.started = False, True, time.monotonic()
+        self.moved = self.tell_at = 0  # bytes of a transfer, and when to tell of it again
         try:
             head = self.connection.head()
             if head is None:
@@ -1858,12 +1891,30 @@ class Handler(socketserver.BaseRequestHandler):
                 whole = isinstance(part, bytes) or len(data) - piece == part[2]
             else:
                 self.request.sendall(data)
-                self.request.settimeout(IDLE_TIMEOUT)  # sendfile waits by it
-                data, whole = b"", self.request.sendfile(*part) == part[2]
-                self.request.settimeout(None)
+                data, whole = b"", self.send_part(*part)
             if not whole:
                 raise ConnectionAbortedError("the file has shrunk; the answer can't be completed")
         self.request.sendall(data)
+
+    def send_part(self, file, start, count):
+        """Sends a part of a file, in blocks that the progress tells of; whether all of it was there."""
+        self.request.settimeout(IDLE_TIMEOUT)  # sendfile waits by it
+        sent = 1
+        while count and sent:
+            sent = self.request.sendfile(file, start, min(count, 8 * BLOCK))
+            start, count = start + sent, count - sent
+            self.progress(sent)
+        self.request.settimeout(None)
+        return not count
+
+    def progress(self, count):
+        """Tells the operator, twice a second, of a transfer that takes more than one."""
+        now = time.monotonic()
+        self.moved, self.tell_at = self.moved + count, self.tell_at or now + 1
+        if now > self.tell_at:
+            self.tell_at = now + 0.5
+            shown = (self.action.operation, human(self.moved), visible(self.action.subject)[0])
+            self.server.terminal.progress("%s %s so far: %s" % shown)
 
     def linger(self):
         """Reads on for a moment: a connection closed with bytes unread is reset, and the answer lost (RFC 9112 9.6)."""
@@ -1904,8 +1955,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.url = self.public_name = None
         self.accepting = self.ending = False
         self.names = {"localhost", options.host.lower()}
-        self._lock = threading.Lock()  # guards connections and audit
-        self.connections = {}
+        self._lock = threading.Lock()  # guards connections, audit and tally
+        self.connections, self.tally = {}, dict(run=0, denied=0, sent=0, received=0)
         super().__init__((options.host, options.port), Handler)
 
     def publish(self, url):
@@ -1943,6 +1994,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         entry = (time.strftime("%Y-%m-%d %H:%M:%S"), request.client, operation, shown, request.decision)
         entry += (request.status or 0, request.sent, seconds)
         self.terminal.log("%s %s %s %.200s %s %d %dB %ss" % entry)
+        if request.action:
+            with self._lock:
+                self.tally["denied" if request.decision == "refused" else "run"] += 1
+                self.tally["received" if operation == "send-file" else "sent"] += max(request.moved, request.sent)
         if self.audit:
             names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
             line = json.dumps(dict(zip(names, entry), subject=subject, result=request.result)).encode() + b"\n"
@@ -2010,6 +2065,9 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.runner.clean()
         except OSError as error:
             self.terminal.log("%s can't be removed: %s" % (error.filename, error.strerror))
+        if self.tally["run"] + self.tally["denied"]:
+            shown = dict(self.tally, sent=human(self.tally["sent"]), received=human(self.tally["received"]))
+            self.terminal.log("%(run)d actions run, %(denied)d denied; %(sent)s sent, %(received)s received" % shown)
         briefly(self.terminal.write, "", False)
 
     def _open(self):

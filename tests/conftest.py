@@ -47,7 +47,8 @@ class Daemon:
         self.history = ""  # all that it has shown
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         environment = {k: v for k, v in os.environ.items() if k not in ("NGROK_AUTHTOKEN", "AUTH_KEY")}
-        environment.update(TMPDIR=str(self.temporary), PYTHONDONTWRITEBYTECODE="1", **(env or {}))
+        plain = {"TMPDIR": str(self.temporary), "PYTHONDONTWRITEBYTECODE": "1", "TERM": "xterm", "NO_COLOR": "1"}
+        environment.update(plain, **(env or {}))
         command = [python, str(program)] + [str(a) for a in arguments]
         self.master = None
         options = dict(cwd=str(self.directory), env=environment, stdin=subprocess.DEVNULL)
