@@ -19,10 +19,12 @@ import time
 
 import pytest
 from conftest import ROOT, wait_for
-from test_lifecycle import ends_well, post, send_signal
+from test_lifecycle import ASKED, command_running, ends_well, post, question_open, request_half_way, send_signal
+from test_lifecycle import lives as is_alive
 
 resource = pytest.importorskip("resource")
 needs_prlimit = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process: Linux only")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which root may")
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
 UPLOAD = b'--b\r\nContent-Disposition: form-data; name="f"; filename="stored"\r\n\r\ndata\r\n--b--\r\n'
@@ -362,7 +364,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(directory)])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which root may")
+@as_root
 def test_after_a_full_disk_the_audit_trail_goes_on_with_whole_lines(small_disk, start):
     daemon = start("noauth", "-nosafe", "-log", small_disk / "log")
     (small_disk / "ballast").write_bytes(b"x" * 50000)
@@ -399,38 +401,17 @@ def test_standard_streams_that_take_nothing_stop_nothing(start, tmp_path, descri
     assert daemon.stop() == 0
 
 
-# The end, in each of these
+# The end, in each of these. Each starts a daemon, with what `fixture` finds by name, and yields it in the fault.
 
 
 @contextlib.contextmanager
-def shrunk_file(daemon):
-    with slow_download(daemon) as (_, path, _):
-        os.truncate(str(path), 0)
-        yield
-
-
-@contextlib.contextmanager
-def gone_clients(daemon):
-    with slow_download(daemon):
-        pass
+def begun_upload(daemon):
+    """The client has sent the beginning of a file, and the daemon has made the temporary one."""
+    head = b"POST /send-file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\nContent-Type: %s\r\n\r\n"
     with daemon.connect() as sock:
-        head = b"POST /send-file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\nContent-Type: %s\r\n\r\n"
         sock.sendall(head % MULTIPART["Content-Type"].encode() + BEGUN + b"x")
-    yield
-
-
-@contextlib.contextmanager
-def no_descriptors(daemon):
-    """One connection waits for a descriptor, one is served, a command runs."""
-    with Client(daemon) as client, daemon.connect() as running:
-        running.sendall(post("exec sleep 987"))
-        wait_for(lambda: children(daemon), what="the command")
-        pids = children(daemon)
-        limit(daemon, resource.RLIMIT_NOFILE, 1 + max(map(int, os.listdir("/proc/%d/fd" % daemon.process.pid))))
-        assert client.request("POST", "/execcmd?cmd=true", b"")[0] == 500
-        with daemon.connect():
-            yield
-        wait_for(lambda: not any(os.path.exists("/proc/%s" % pid) for pid in pids), what="the command's end")
+        wait_for(lambda: list(daemon.directory.glob(".*")), what="the temporary file")
+        yield
 
 
 def children(daemon):
@@ -438,69 +419,168 @@ def children(daemon):
     found = []
     for task in os.listdir("/proc/%d/task" % daemon.process.pid):
         with contextlib.suppress(OSError), open("/proc/%d/task/%s/children" % (daemon.process.pid, task)) as file:
-            found += file.read().split()
+            found += map(int, file.read().split())
     return found
 
 
 @contextlib.contextmanager
-def log_not_written(daemon):
-    lives(daemon)
-    yield
+def its_command(daemon, command):
+    """The command runs, and ends with the daemon."""
+    with daemon.connect() as sock:
+        sock.sendall(post("exec " + command))
+        pids = wait_for(lambda: children(daemon), what="the command")
+        yield
+        wait_for(lambda: not any(map(is_alive, pids)), what="the command's end")
 
 
 @contextlib.contextmanager
-def shell_missing(daemon):
-    assert daemon.request("POST", "/execcmd?cmd=true", b"").status == 500
-    yield
+def full_disk(fixture):
+    """An upload is half way, and a command that writes on, when the disk fills up; its logs are on it, too."""
+    disk = fixture("small_disk")
+    (disk / "work").mkdir()
+    daemon = fixture("start")("noauth", "-nosafe", directory=disk / "work", tty=True)
+    lives(daemon)
+    with begun_upload(daemon):
+        assert daemon.run_directories()
+        with contextlib.suppress(OSError), open(str(disk / "ballast"), "wb", 0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        answer = daemon.request("POST", "/execcmd?cmd=head%20-c%20200000%20/dev/zero", b"")
+        assert answer.status == 200 and b"bytes left out" in answer.body
+        with its_command(daemon, "yes"):
+            yield daemon
+
+
+@contextlib.contextmanager
+def no_permission(fixture):
+    daemon = fixture("forkless")("-nosafe", tty=True)
+    with command_running(daemon):
+        (daemon.directory / "secret").touch(0)
+        daemon.directory.chmod(0o555)
+        assert daemon.request("GET", "/get-file?filename=secret").status == 403
+        assert daemon.request("POST", "/send-file", UPLOAD, MULTIPART).status == 500
+        yield daemon
+
+
+@contextlib.contextmanager
+def directory_in_the_way(fixture):
+    """It comes when an upload is half way, so that the next is refused and this one will be."""
+    daemon = fixture("start")("noauth", "-nosafe", tty=True)
+    with begun_upload(daemon):
+        (daemon.directory / "stored").mkdir()
+        assert daemon.request("POST", "/send-file", UPLOAD, MULTIPART).status == 400
+        yield daemon
+
+
+@contextlib.contextmanager
+def shrunk_file(fixture):
+    daemon = fixture("start")("noauth", "-nosafe", tty=True)
+    with slow_download(daemon) as (_, path, _):
+        os.truncate(str(path), 0)
+        yield daemon
+
+
+@contextlib.contextmanager
+def gone_clients(fixture):
+    daemon = fixture("start")("noauth", "-nosafe", tty=True)
+    with slow_download(daemon):
+        pass
+    with begun_upload(daemon):
+        pass
+    yield daemon
+
+
+@contextlib.contextmanager
+def gone_asker(fixture):
+    """The question is about to be withdrawn."""
+    daemon = fixture("start")("noauth", tty=True)
+    with daemon.connect() as sock:
+        sock.sendall(post("true"))
+        daemon.expect(ASKED)
+    yield daemon
+
+
+@contextlib.contextmanager
+def missing_shell(fixture):
+    """One command was approved in vain, and the next one is asked for."""
+    daemon = fixture("start")("noauth", "-shell", "/no/such/shell", tty=True)
+    with daemon.connect() as sock:
+        sock.sendall(post("true"))
+        daemon.expect(ASKED)
+        daemon.type("y\n")
+        assert sock.recv(1000).startswith(b"HTTP/1.1 500 ")
+    with question_open(daemon):
+        yield daemon
+
+
+@contextlib.contextmanager
+def no_descriptors(fixture):
+    """One connection waits for a descriptor, one is served, an upload is half way, a command runs."""
+    daemon = fixture("start")("noauth", "-nosafe", tty=True)
+    with Client(daemon) as client, begun_upload(daemon), its_command(daemon, "sleep 987"):
+        limit(daemon, resource.RLIMIT_NOFILE, 1 + max(map(int, os.listdir("/proc/%d/fd" % daemon.process.pid))))
+        assert client.request("POST", "/execcmd?cmd=true", b"")[0] == 500
+        with daemon.connect():
+            yield daemon
+
+
+@contextlib.contextmanager
+def no_processes(fixture):
+    """Neither a process nor a thread can be started, which the end itself may want."""
+    daemon = fixture("forkless")("-nosafe", tty=True)
+    with Client(daemon) as client, begun_upload(daemon), its_command(daemon, "sleep 987"):
+        limit_processes(daemon, 1)
+        assert client.request("POST", "/execcmd?cmd=true", b"")[0] == 500
+        yield daemon
+
+
+@contextlib.contextmanager
+def unwritten_trail(fixture):
+    daemon = fixture("start")("noauth", "-log", "/dev/full", tty=True)
+    assert daemon.request("GET", "/openapi.json").status == 200
+    daemon.expect("audit trail can't be written: No space left")
+    with question_open(daemon):
+        yield daemon
+
+
+@contextlib.contextmanager
+def unwritten_log(fixture):
+    code = "os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"
+    daemon = fixture("start")("noauth", "-nosafe", tty=True, program=wrapped(fixture("tmp_path"), code))
+    with command_running(daemon):
+        lives(daemon)
+        yield daemon
+
+
+@contextlib.contextmanager
+def closed_stdin(fixture):
+    program = wrapped(fixture("tmp_path"), "os.close(0); sys.stdin = None")
+    daemon = fixture("start")("noauth", tty=True, program=program)
+    assert daemon.request("POST", "/execcmd?cmd=true", b"").status == 403
+    with request_half_way(daemon):
+        yield daemon
 
 
 FAULTS = [
-    (shrunk_file, ["-nosafe"]),
-    (gone_clients, ["-nosafe"]),
-    pytest.param(no_descriptors, ["-nosafe"], marks=needs_prlimit),
-    pytest.param(log_not_written, ["-nosafe", "-log", "/dev/full"], marks=needs_full),
-    (shell_missing, ["-nosafe", "-shell", "/no/such/shell"]),
+    pytest.param(full_disk, marks=as_root),
+    no_permission,
+    directory_in_the_way,
+    shrunk_file,
+    gone_clients,
+    gone_asker,
+    missing_shell,
+    pytest.param(no_descriptors, marks=needs_prlimit),
+    no_processes,
+    pytest.param(unwritten_trail, marks=needs_full),
+    pytest.param(unwritten_log, marks=needs_full),
+    closed_stdin,
 ]
 
 
 @pytest.mark.parametrize("how", ["typed", "SIGTERM"])
-@pytest.mark.parametrize("fault, options", FAULTS)
-def test_it_ends_soon_in_a_fault(start, fault, options, how):
-    daemon = start("noauth", *options, tty=how == "typed")
-    with fault(daemon):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_signal_in_a_fault_ends_it_soon_and_it_leaves_nothing(request, fault, how):
+    with fault(request.getfixturevalue) as daemon:
         began = time.monotonic()
         send_signal(daemon, how)
         ends_well(daemon, began)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_it_ends_soon_where_nothing_can_be_started(forkless, number):
-    """Neither a process nor a thread, which the end itself may want."""
-    daemon = forkless("-nosafe")
-    with Client(daemon) as client:
-        assert client.request("POST", "/execcmd?cmd=true", b"")[0] == 200
-        limit_processes(daemon, 1)
-        assert client.request("POST", "/execcmd?cmd=true", b"")[0] == 500
-        began = time.monotonic()
-        daemon.process.send_signal(number)
-        ends_well(daemon, began)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which root may")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_it_ends_soon_on_a_full_disk(small_disk, start, number):
-    (small_disk / "work").mkdir()
-    daemon = start("noauth", "-nosafe", directory=small_disk / "work")
-    (small_disk / "ballast").write_bytes(b"")
-    with contextlib.suppress(OSError), open(str(small_disk / "ballast"), "wb", 0) as file:
-        while file.write(b"x" * 4096):
-            pass
-    answer = daemon.request("POST", "/execcmd?cmd=head%20-c%20200000%20/dev/zero", b"")
-    assert answer.status == 200 and len(answer.body) > 60000
-    with daemon.connect() as sock:
-        sock.sendall(post("yes"))
-        wait_for(lambda: children(daemon), what="the command")
-        began = time.monotonic()
-        daemon.process.send_signal(number)
-        ends_well(daemon, began)
-    assert os.listdir(str(daemon.directory)) == []
