@@ -518,9 +518,10 @@ def no_descriptors(fixture):
     """One connection waits for a descriptor, one is served, an upload is half way, a command runs."""
     daemon = fixture("start")("noauth", "-nosafe", tty=True)
     with Client(daemon) as client, begun_upload(daemon), its_command(daemon, "sleep 987"):
-        limit(daemon, resource.RLIMIT_NOFILE, 1 + max(map(int, os.listdir("/proc/%d/fd" % daemon.process.pid))))
-        assert client.request("POST", "/execcmd?cmd=true", b"")[0] == 500
+        taken = set(map(int, os.listdir("/proc/%d/fd" % daemon.process.pid)))
+        limit(daemon, resource.RLIMIT_NOFILE, min(set(range(len(taken) + 1)) - taken))  # the next one to be given
         with daemon.connect():
+            assert client.request("POST", "/execcmd?cmd=true", b"")[0] == 500  # meanwhile accept has failed
             yield daemon
 
 
