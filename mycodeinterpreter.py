@@ -921,6 +921,10 @@ class Job:
                 return False
             self.kept = 0
             self._append(self.memory)
+            if self.kept < len(self.memory):  # no room for what the memory has; that goes on without a log
+                os.close(self.log)
+                os.unlink(self.path)
+                self.log, self.bound, self.kept = None, 0, len(self.memory)
         return self.log is not None
 
     def _append(self, data):
@@ -957,6 +961,18 @@ class Job:
         return "exit code %d" % code if code else ""
 
 
+def make_directory(prefix):
+    """The path of a fresh directory, mode 0700, where temporary files go; raises OSError. tempfile costs 5 MB."""
+    places = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")] + ["/tmp", "/var/tmp"]  # noqa: S108
+    for place in filter(None, places):
+        path = os.path.join(os.path.abspath(place), prefix + os.urandom(8).hex())
+        with contextlib.suppress(OSError):
+            os.mkdir(path, 0o700)
+            return path
+    os.mkdir(os.path.basename(path), 0o700)  # where we are; or else this tells why not
+    return os.path.abspath(os.path.basename(path))
+
+
 class Runner:
     """Starts every command, and ends it with the daemon.
 
@@ -978,10 +994,15 @@ class Runner:
         """This run's own directory, mode 0700, made when it is first needed."""
         with self._lock:
             if not self._directory:
-                import tempfile
+                self._directory = make_directory("mycodeinterpreter-")
+            return self._directory
 
-                self._directory = tempfile.TemporaryDirectory(prefix="mycodeinterpreter-")
-            return self._directory.name
+    def file(self):
+        """A file without a name, for a command's standard input; raises OSError."""
+        path = os.path.join(self.directory, "%d.stdin" % next(self._numbers))
+        file = open(path, "x+b")
+        os.unlink(path)
+        return file
 
     def start(self, command, stdin=None):
         """A Job that runs a command line (str) with a file, or nothing, as its input; raises HTTPError 400, 500."""
@@ -1051,11 +1072,15 @@ class Runner:
             if self._directory:
                 quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
                 try:
-                    subprocess.Popen(["rm", "-rf", self._directory.name], start_new_session=True, **quiet).wait(0.5)
+                    failed = subprocess.Popen(["rm", "-rf", self._directory], start_new_session=True, **quiet).wait(0.5)
                 except subprocess.TimeoutExpired:
-                    pass
+                    failed = 0
                 except OSError:
-                    self._directory.cleanup()
+                    failed = 1
+                if failed:
+                    import shutil
+
+                    shutil.rmtree(self._directory)  # TemporaryDirectory.cleanup recurses for ever where it may not
 
 
 # Files
@@ -1104,6 +1129,8 @@ def whole(caller, file, status, filename):
 class Upload:
     """A file on its way in: written beside its target, then renamed over it."""
 
+    temporaries: set = set()  # the paths of those under way, for the end, which may not wait for a slow link or disk
+
     def __init__(self, directory, name):
         self.target, self.size = os.path.join(directory, base_name(name)), 0
         self._before, self._file = self._identity(), None
@@ -1129,7 +1156,9 @@ class Upload:
 
     def write(self, view):
         """Appends bytes; raises OSError."""
-        self._file = self._file or open(self._temporary, "xb", buffering=0)
+        if not self._file:
+            self.temporaries.add(self._temporary)
+            self._file = open(self._temporary, "xb", buffering=0)
         while len(view):
             written = self._file.write(view)
             self.size, view = self.size + written, view[written:]
@@ -1146,9 +1175,11 @@ class Upload:
 
     def discard(self):
         """Removes what was not committed."""
+        self.temporaries.discard(self._temporary)
         if self._file:
+            with contextlib.suppress(OSError):  # the next one is to go, too
+                os.unlink(self._temporary)
             self._file.close()
-            os.unlink(self._temporary)
             self._file = None
 
 
@@ -1277,9 +1308,7 @@ def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None, copies
     with contextlib.ExitStack() as stack:
         source = None
         if stdin:
-            import tempfile
-
-            source = stack.enter_context(tempfile.TemporaryFile(dir=server.runner.directory))
+            source = stack.enter_context(server.runner.file())
             source.write(stdin)
             block = memoryview(bytearray(BLOCK if longer else 0))
             while longer and not rest.done:
@@ -1955,7 +1984,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.url = self.public_name = None
         self.accepting = self.ending = False
         self.names = {"localhost", options.host.lower()}
-        self._lock = threading.Lock()  # guards connections, audit and tally
+        self._lock = threading.Lock()  # guards connections and tally
+        self._auditing = threading.Lock()  # guards audit, to which a write may take as long as it likes
         self.connections, self.tally = {}, dict(run=0, denied=0, sent=0, received=0)
         super().__init__((options.host, options.port), Handler)
 
@@ -2001,7 +2031,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if self.audit:
             names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
             line = json.dumps(dict(zip(names, entry), subject=subject, result=request.result)).encode() + b"\n"
-            with self._lock:
+            with self._auditing:
                 try:
                     size = os.fstat(self.audit.fileno()).st_size
                     if self.audit.write(line) < len(line):
@@ -2061,6 +2091,9 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 for connection in self._open() if hang_up else ():
                     connection.hang_up()
         self.server_close()
+        for path in list(Upload.temporaries):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         try:
             self.runner.clean()
         except OSError as error:
@@ -2081,8 +2114,8 @@ def briefly(function, *arguments):
     try:
         thread.start()
         thread.join(0.3)
-    except RuntimeError:  # there are no more threads to be had
-        function(*arguments)
+    except RuntimeError:
+        pass  # there are no more threads to be had, and without one it might hang for ever
 
 
 # The tunnel
@@ -2328,7 +2361,7 @@ def main(argv=None):
         server.serve_forever()
     except KeyboardInterrupt:
         pass
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         server.terminal.write("error: %s\n" % error)
         status = 1
     server.ending = True

@@ -528,3 +528,15 @@ def test_the_operator_is_asked_for_it_too(start):
     daemon.type("n private\n")
     answer = wait_for(lambda: found, 30)[0]
     assert answer.status == 403 and b"private" in answer.body and b"/w==" not in answer.body
+
+
+@pytest.mark.parametrize("path", ["/silent", "/drip"])
+def test_the_end_does_not_wait_for_a_link_and_leaves_nothing_of_its_file(begin, host, path):
+    daemon = begin("-nosafe")
+    body = json.dumps(refs(("f", host.link(path)))).encode()
+    head = b"POST /send-file HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d"
+    with daemon.connect() as sock:
+        sock.sendall(head % len(body) + b"\r\n\r\n" + body)
+        wait_for(lambda: os.listdir(str(daemon.directory)), what="the temporary file")
+        assert daemon.stop() == 0
+    assert os.listdir(str(daemon.directory)) == []

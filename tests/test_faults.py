@@ -545,6 +545,25 @@ def unwritten_trail(fixture):
 
 
 @contextlib.contextmanager
+def stuck_trail(fixture):
+    """It is a pipe, full, and nobody reads."""
+    path = fixture("tmp_path") / "pipe"
+    os.mkfifo(str(path))
+    reader = os.open(str(path), os.O_RDONLY | os.O_NONBLOCK)
+    daemon = fixture("start")("noauth", "-nosafe", "-log", path, tty=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, reader)
+        writer = os.open(str(path), os.O_WRONLY | os.O_NONBLOCK)
+        stack.callback(os.close, writer)
+        with contextlib.suppress(BlockingIOError):
+            while os.write(writer, b"x" * 4096):
+                pass
+        for _ in range(2):
+            assert daemon.request("GET", "/openapi.json", timeout=10).status == 200
+        yield daemon
+
+
+@contextlib.contextmanager
 def unwritten_log(fixture):
     code = "os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"
     daemon = fixture("start")("noauth", "-nosafe", tty=True, program=wrapped(fixture("tmp_path"), code))
@@ -573,6 +592,7 @@ FAULTS = [
     pytest.param(no_descriptors, marks=needs_prlimit),
     no_processes,
     pytest.param(unwritten_trail, marks=needs_full),
+    stuck_trail,
     pytest.param(unwritten_log, marks=needs_full),
     closed_stdin,
 ]
