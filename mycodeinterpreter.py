@@ -43,10 +43,9 @@ import unicodedata
 from http import HTTPStatus
 
 try:
-    import fcntl
     import termios
 except ImportError:  # Windows
-    fcntl = termios = None  # type: ignore[assignment]
+    termios = None  # type: ignore[assignment]
 
 __version__ = "0.1.0"
 
@@ -1006,6 +1005,8 @@ class Runner:
 
     def start(self, command, stdin=None):
         """A Job that runs a command line (str) with a file, or nothing, as its input; raises HTTPError 400, 500."""
+        if not hasattr(select, "poll"):
+            raise HTTPError(500, "commands do not run on this system yet, only files; it has no poll(2)")
         path, process, pipe = os.path.join(self.directory, "%d.log" % next(self._numbers)), None, []
         try:
             pipe += os.pipe()
@@ -1286,7 +1287,11 @@ class Result:
 
 def read_part(part):
     """The bytes of an answer's part."""
-    return part if isinstance(part, bytes) else os.pread(part[0].fileno(), part[2], part[1])
+    if isinstance(part, bytes):
+        return part
+    file, start, count = part
+    file.seek(start)
+    return file.read(count)
 
 
 def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None, copies=0):
@@ -2349,9 +2354,9 @@ def main(argv=None):
             if not server.accepting:
                 raise KeyboardInterrupt
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if signal.getsignal(getattr(signal, name, 0)) is not signal.SIG_IGN:
-            signal.signal(getattr(signal, name), interrupt)
+    for number in filter(None, (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     status = 0
     try:
         if options.url or authtoken:
