@@ -15,8 +15,8 @@ Danger: whoever gets in and is approved owns the account that this runs under. R
 
 Map, top to bottom, each part leaning only on what is above it: constants and HTTPError; pure helpers; a request's
 bytes (Connection, Body, multipart); the operator (Terminal, Gate); commands (Job, Runner); files; the three actions;
-their description (TEMPLATE); HTTP (Handler, Server); the tunnel; the command line. To add an action, write it beside
-the three, describe it in TEMPLATE, and give it a line in Handler.routes and a method there.
+their description (TEMPLATE); MCP; the page (PAGE); HTTP (Handler, Server); the tunnel; the command line. To add an
+action, write it beside the three, describe it in TEMPLATE, and give it a line in Handler.routes and a method there.
 """
 
 import base64
@@ -1696,6 +1696,234 @@ def file_block(caller, given):
     return {"type": "resource", "resource": {"uri": uri, "mimeType": kind, "blob": data}}
 
 
+# The page
+
+_ASKED = "The operator is being asked at the terminal."
+MODES = {  # (asks, counts down): what the page says of the mode, and while it waits
+    (True, False): ("Safe: each action is asked for at its terminal.", _ASKED),
+    (True, True): ("Safe and semisafe: each action is asked for at its terminal, then counted down.", _ASKED),
+    (False, True): ("Semisafe: each action is counted down at its terminal.", "Counting down at the terminal."),
+    (False, False): ("Nosafe: each action runs at once and nobody is asked.", "Under way."),
+}
+ACCESS = {  # by what the page was reached
+    "noauth": "Noauth: whoever reaches this address gets in.",
+    "key": "By the key, which is in some of the lines below: keep them to yourself.",
+    "secret": "By the secret URL: whoever has it gets in, so keep it to yourself.",
+}
+PROMPT = (
+    "You work at the command line of your user's machine, through your tools. Give a line that is a command to execcmd "
+    "as it stands, and show what comes back. Turn a wish in plain words into commands, one after another, look at each "
+    "result, and explain what was done. A person approves each action: when one is denied, read the reason and do not "
+    "ask for the same again. When a command is still running, look into the log that the answer names."
+)
+_PASTE = (
+    '<div><dt>%s</dt><dd><code>%s</code><button type="button">Copy<span class="unseen"> %s</span></button></dd></div>'
+)
+PAGE = r"""<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>MyCodeInterpreter on {{host}}</title>
+<link rel="icon" href="data:,">
+<style>
+:root { color-scheme: light dark; --page: #f6f7f7; --card: #fff; --ink: #1b2327; --soft: #54606a; --line: #d5dade;
+  --edge: #75818a; --act: #0a5688; --on-act: #fff; --bad: #a3231a }
+@media (prefers-color-scheme: dark) { :root { --page: #13181b; --card: #1c2327; --ink: #e4e9ec; --soft: #a6b1b9;
+  --line: #36414a; --edge: #7d8a94; --act: #82c7f2; --on-act: #0b1a24; --bad: #ffa197 } }
+* { box-sizing: border-box; margin: 0 }
+body { max-width: 60rem; margin: auto; padding: 2rem 1rem; color: var(--ink); background: var(--page);
+  font: 1.0625rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
+h1 { font-size: 1.6rem }
+h2 { font-size: 1.3rem }
+header, section, form { display: grid; gap: .75rem; grid-template-columns: minmax(0, 1fr) }
+section { margin-top: 1.5rem; padding: 1.5rem; background: var(--card); border: 1px solid var(--line) }
+section, pre, textarea, input, button, ::file-selector-button { border-radius: 8px }
+form + form { padding-top: 1.25rem; border-top: 1px solid var(--line) }
+header div { display: grid; grid-template-columns: 6rem minmax(0, 1fr) }
+form div { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center }
+.pastes div { position: relative; padding: .75rem 0; border-top: 1px solid var(--line) }
+.pastes dt { min-height: 44px; margin-bottom: .4rem; padding: .55rem 7rem 0 0 }
+.pastes dt::first-letter { text-transform: uppercase }
+::file-selector-button { margin-right: .75rem }
+.pastes button { position: absolute; top: .75rem; right: 0 }
+code, pre, #cmd, #path { font: .9375rem/1.5 ui-monospace, monospace }
+pre { padding: .75rem; min-height: 7.5rem; max-height: 60vh; overflow: auto; white-space: pre-wrap;
+  background: var(--page); border: 1px solid var(--line) }
+textarea, input { width: 100%; min-height: 44px; padding: .6rem .75rem; font: inherit; color: inherit;
+  background: var(--card); border: 1px solid var(--edge); field-sizing: content; max-height: 40vh; resize: vertical }
+#files { border-style: dashed; padding: 1.5rem .75rem }
+button, ::file-selector-button { min-height: 44px; min-width: 6rem; padding: 0 1rem;
+  font: inherit; color: var(--act); background: var(--card); border: 1px solid var(--act); cursor: pointer }
+[type=submit] { color: var(--on-act); background: var(--act) }
+button:disabled { color: var(--soft); border-color: var(--line); cursor: default }
+:focus-visible { outline: 3px solid var(--act); outline-offset: 2px }
+progress { width: 100%; accent-color: var(--act) }
+output { flex: 1 1 16rem; min-height: 1.5em }
+.soft, header dt { color: var(--soft) } .bad { color: var(--bad) } .wait { color: var(--act) }
+label, .wait, .pastes dt { font-weight: 600 }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap }
+</style>
+<body data-waiting="{{waiting}}">
+<header>
+<h1>MyCodeInterpreter {{version}}</h1>
+<p>An assistant, or you, can run commands on this machine, fetch files and store files.</p>
+<dl>
+<div><dt>Machine</dt><dd>{{host}}</dd></div>
+<div><dt>Directory</dt><dd><code>{{directory}}</code></dd></div>
+<div><dt>Mode</dt><dd><strong>{{mode}}</strong></dd></div>
+<div><dt>Access</dt><dd>{{access}}</dd></div>
+</dl>
+<noscript><p class="bad">To try it here, and for the buttons, switch JavaScript on.</p></noscript>
+</header>
+<main>
+<section aria-labelledby="try"><h2 id="try">Run a command</h2>
+<form id="run">
+<label for="cmd">Command</label>
+<textarea id="cmd" rows="1" required autocapitalize="off" spellcheck="false" aria-describedby="keys"></textarea>
+<p id="keys" class="soft">Enter runs it, Shift+Enter begins another line, arrow up brings earlier ones back.</p>
+<div><button type="submit">Run</button><button type="button" class="cancel" disabled>Cancel</button>
+<button type="button" id="log" hidden>End of its log</button><output></output></div>
+<pre id="shown" role="region" aria-label="Output" tabindex="0"></pre>
+</form></section>
+<section aria-labelledby="move"><h2 id="move">Move files</h2>
+<form id="store">
+<label for="files">Files to store in the directory: choose them, or drop them here</label>
+<input id="files" type="file" multiple required>
+<progress id="sent" aria-label="Sent" value="0"></progress>
+<div><button type="submit">Store</button><button type="button" class="cancel" disabled>Cancel</button>
+<output></output></div>
+</form>
+<form id="fetch">
+<label for="path">Path of a file to fetch</label>
+<input id="path" required autocapitalize="off" autocomplete="off" spellcheck="false">
+<div><button type="submit">Fetch</button><button type="button" class="cancel" disabled>Cancel</button>
+<output></output></div>
+</form></section>
+<section aria-labelledby="connect"><h2 id="connect">Connect an assistant</h2>
+<p>ChatGPT and Claude.ai take a public https URL, as a connector without authentication; a custom GPT takes the schema
+for its action.</p>
+<dl class="pastes">{{pastes}}</dl>
+<p id="copied" role="status" class="unseen"></p>
+</section>
+</main>
+<script>
+const $ = id => document.getElementById(id), past = [], accept = {Accept: "application/json"}
+const base = location.origin + location.pathname.replace(/\/*$/, "/")  // below the secret URL's token, too
+let at = 0, log = ""
+
+async function act(form, work) {  // one action of a form at a time; what work(signal) returns is said at its end
+  const cancel = form.querySelector(".cancel"), abort = new AbortController()
+  const say = (text, kind) => Object.assign(form.querySelector("output"), {textContent: text, className: kind})
+  if (!cancel.disabled) return
+  cancel.disabled = false
+  cancel.onclick = () => abort.abort("Cancelled. An open question is withdrawn; a command that runs already goes on.")
+  say(document.body.dataset.waiting, "wait")
+  try { say(await work(abort.signal), "") }
+  catch (error) { say(abort.signal.reason || error.message, "bad") }
+  if (document.activeElement == cancel) form.elements[0].focus()
+  cancel.disabled = true
+}
+const submit = (form, work) => form.onsubmit = event => { event.preventDefault(); act(form, work) }
+
+async function checked(response) {  // the response, or an error with the reason that it gives
+  const unknown = {error: `The answer was ${response.status}.`}
+  const answer = response.ok ? {} : await response.clone().json().catch(() => unknown)
+  if (answer.error) throw Error(answer.error)
+  return response
+}
+const lost = () => { throw Error("The daemon does not answer; it may have been stopped.") }
+const ask = (path, options) => fetch(base + path, options).catch(lost).then(checked)
+const file = (path, options) => ask("get-file?filename=" + encodeURIComponent(path), options)
+
+submit($("run"), async signal => {
+  const cmd = $("cmd").value, headers = {...accept, "Content-Type": "application/json"}
+  at = past.push(cmd) - 1
+  $("log").hidden = true
+  $("shown").textContent = ""
+  const answer = await (await ask("execcmd", {method: "POST", body: JSON.stringify({cmd}), headers, signal})).json()
+  $("shown").textContent = answer.output
+  $("log").hidden = !(log = answer.log)
+  return `${answer.running ? "Still running" : "Exit code " + answer.exit_code}, ${answer.seconds} s.`
+})
+$("log").onclick = () => act($("run"), async signal => {
+  $("shown").textContent = await (await file(log, {headers: {...accept, Range: "bytes=-65536"}, signal})).text()
+  return `The end of ${log}.`
+})
+$("cmd").onkeydown = event => {
+  const step = {ArrowUp: -1, ArrowDown: 1}[event.key], text = $("cmd").value
+  const next = text == past[at] ? at + step : past.length - 1
+  if (event.key == "Enter" && !event.shiftKey && !event.isComposing) $("run").requestSubmit()
+  else if (step && next in past && !text.includes("\n")) $("cmd").value = past[at = next]
+  else return
+  event.preventDefault()
+}
+
+submit($("store"), signal => new Promise((resolve, reject) => {
+  const request = new XMLHttpRequest(), data = new FormData()  // fetch tells no progress
+  for (const one of $("files").files) data.append("document", one)
+  $("sent").value = 0
+  request.upload.onprogress = event => $("sent").value = event.loaded / event.total
+  request.onload = () => resolve(new Response(request.responseText, {status: request.status}))
+  request.onerror = request.onabort = reject
+  signal.onabort = () => request.abort()
+  request.open("POST", base + "send-file")
+  request.setRequestHeader("Accept", accept.Accept)
+  request.send(data)
+}).catch(lost).then(checked).then(response => response.text()))
+$("files").onchange = () => $("store").requestSubmit()
+document.ondragover = document.ondrop = event => {  // a file dropped beside the field does not replace the page
+  if (event.dataTransfer.types.includes("Files") && event.target != $("files")) event.preventDefault()
+}
+
+submit($("fetch"), async signal => {
+  const path = $("path").value, link = document.createElement("a")
+  const blob = await (await file(path, {headers: accept, signal})).blob()
+  link.href = URL.createObjectURL(blob)
+  link.download = path.split(/[\\/]/).pop()
+  link.click()
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000)
+  return `Fetched ${link.download}, ${blob.size} bytes.`
+})
+
+for (const button of document.querySelectorAll(".pastes button")) button.onclick = async () => {
+  const text = button.previousElementSibling
+  try { await navigator.clipboard.writeText(text.textContent) }
+  catch { getSelection().selectAllChildren(text); document.execCommand("copy") }  // without https
+  button.firstChild.data = "Copied"
+  $("copied").textContent = button.textContent
+  setTimeout(() => { button.firstChild.data = "Copy"; $("copied").textContent = "" }, 2000)
+}
+</script>
+"""
+
+
+def clients(url, bare_url, basic):
+    """[(client, what to paste there)] for those that can send the header basic, or None, and those that take a URL."""
+    entry, add = {"url": url + "/mcp"}, "claude mcp add --transport http mycomputer %s/mcp" % url
+    if basic:
+        entry["headers"] = {"Authorization": basic}
+        add += ' --header "Authorization: %s"' % basic
+    pastes = [("ChatGPT, Claude.ai", bare_url + "/mcp"), ("Claude Code", add)]
+    pastes += [("Cursor, VS Code, Codex", json.dumps(entry))]
+    return pastes + ([("custom GPT, API key, Basic", basic[6:])] if basic else [])
+
+
+def fill_page(facts, pastes):
+    """(PAGE with facts, {name: text}, and pastes, [(client, text)], escaped, as bytes; the policy it works under)."""
+    import hashlib
+    from html import escape
+
+    filled = {name: escape(text) for name, text in facts.items()}
+    filled["pastes"] = "".join(_PASTE % (escape(name), escape(text), escape(name)) for name, text in pastes)
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match.group(1)], PAGE)
+    policy = "default-src 'none'; connect-src 'self'; img-src data:"
+    policy += "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    for kind, block in re.findall(r"<(style|script)>(.*?)</", PAGE, re.S):
+        policy += "; %s-src 'sha256-%s'" % (kind, base64.b64encode(hashlib.sha256(block.encode()).digest()).decode())
+    return page.encode(), policy
+
+
+
 # HTTP
 
 
@@ -1708,6 +1936,7 @@ class Handler(socketserver.BaseRequestHandler):
     route, parameters, approval and action. Each refusal is an HTTPError, and `answer_error` answers them all."""
 
     routes = {
+        "/": {"GET": "page", "HEAD": "page"},
         "/execcmd": {"POST": "execcmd"},
         "/get-file": {"GET": "get_file", "HEAD": "get_file"},
         "/send-file": {"POST": "send_file"},
@@ -1778,7 +2007,7 @@ class Handler(socketserver.BaseRequestHandler):
         if host == self.server.public_name and "x-forwarded-for" in self.headers:
             self.client = visible(self.headers["x-forwarded-for"].rpartition(",")[2].strip())[0]
         origin = self.headers.get("origin", "").lower()
-        own = not origin or origin in ("http://" + authority, "https://" + authority)
+        own = not origin or origin in ("http://" + authority, "https://" + authority, self.server.url)
         if not own or self.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise HTTPError(403, "a web page elsewhere may not use this daemon; open its own address")
 
@@ -1818,6 +2047,21 @@ class Handler(socketserver.BaseRequestHandler):
         """The URL under which the client reaches this server."""
         url = self.server.url or "http://" + self.headers.get("host", "")
         return url + ("/" + self.server.token if self.secret_url else "")
+
+    def page(self):
+        """GET /: who came by the secret URL is shown that, but neither the key nor the header that it is in."""
+        server, url = self.server, self.base_url()
+        basic = None if self.secret_url else server.basic
+        mode, waiting = MODES[server.asks, server.counts]
+        facts = {"version": __version__, "mode": mode, "waiting": waiting}
+        facts.update(host=visible(socket.gethostname())[0], directory=visible(server.directory)[0])
+        facts["access"] = ACCESS["noauth" if server.key is None else "secret" if self.secret_url else "key"]
+        pastes = clients(url, "%s/%s" % (url, server.token) if basic else url, basic)
+        pastes += [("custom GPT, schema", url + "/openapi.json"), ("custom GPT, instructions", PROMPT)]
+        pastes += [("any other client, header", "Authorization: " + basic)] if basic else []
+        page, policy = fill_page(facts, pastes)
+        headers = [("Content-Security-Policy", policy), ("Cache-Control", "no-store")]
+        self.answer(200, [page], headers + [("Referrer-Policy", "no-referrer")], "text/html; charset=utf-8")
 
     def execcmd(self):
         """POST /execcmd: the body is JSON, a form, or itself the standard input."""
@@ -1975,16 +2219,17 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.hold, self.limit, self.directory = options.wait, options.limit, os.getcwd()
         self.shell, self.file_hosts = options.shell, ["oaiusercontent.com"] + options.filehost
         self.template = load_template(os.path.dirname(os.path.abspath(__file__)))
-        (self.user, self.key), self.token = options.auth, None
+        (self.user, self.key), self.token, self.basic = options.auth, None, None
         if self.key is not None:  # else a tenth of the start and of the memory are saved
             import hmac
 
             self.equal = hmac.compare_digest
             self.token = hmac.new(self.key, b"secret URL", "sha256").hexdigest()[:32]
+            self.basic = "Basic " + base64.b64encode((self.user or b"user") + b":" + self.key).decode()
         self.audit = open(options.log, "ab", 0, opener=lambda *a: os.open(*a, mode=0o600)) if options.log else None
         self.terminal = Terminal()
-        self.asks = not options.nosafe
-        self.gate = Gate(self.terminal, self.asks, options.semisafe)
+        self.asks, self.counts = not options.nosafe, options.semisafe
+        self.gate = Gate(self.terminal, self.asks, self.counts)
         self.runner = Runner(self.shell or (["cmd", "/c"] if os.name == "nt" else ["sh", "-c"]), options.timeout)
         self.url = self.public_name = None
         self.accepting = self.ending = False
@@ -2312,12 +2557,9 @@ def announce(server, options, tunneled):
     lines = ["tunnel created: " + url] if tunneled else []
     lines += ["OpenAPI schema at %s/openapi.json" % url, "MCP endpoint at %s/mcp" % url]
     if server.key is not None:
-        basic = "Basic " + base64.b64encode((server.user or b"user") + b":" + server.key).decode()
-        server_json = json.dumps({"url": url + "/mcp", "headers": {"Authorization": basic}})
-        add = 'claude mcp add --transport http mycomputer %s/mcp --header "Authorization: %s"'
-        lines += ["secret URL: %s/%s" % (url, server.token)]
-        lines += ["  ChatGPT, Claude.ai: %s/%s/mcp" % (url, server.token), "  Claude Code: " + add % (url, basic)]
-        lines += ["  Cursor, VS Code, Codex: " + server_json, "  custom GPT, API key, Basic: " + basic[6:]]
+        secret_url = "%s/%s" % (url, server.token)
+        lines += ["secret URL: " + secret_url]
+        lines += ["  %s: %s" % paste for paste in clients(url, secret_url, server.basic)]
     lines += [] if server.url else ["for a public URL set NGROK_AUTHTOKEN, or give -url"]
     try:
         print("\n".join(lines + ["Starting server at " + url]), flush=True)

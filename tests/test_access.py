@@ -266,6 +266,8 @@ def test_every_path_is_there_below_the_secret_url(keyed):
     assert call(keyed, prefix + "/get-file").status == 405
     assert call(keyed, prefix + "/send-file").status == 411
     assert call(keyed, prefix + "/mcp", method="GET").status == 405
+    assert call(keyed, prefix + "/", method="GET").status == 200
+    assert call(keyed, prefix, method="GET").status == 200
 
 
 def test_a_wrong_token_is_a_plain_401(keyed):
@@ -388,6 +390,11 @@ ORIGINS = [
     ("[::1]:8000", "http://[::1]:8000", 200),
     ("name.example", "https://name.example", 200),
     ("Name.Example", "https://name.example", 200),
+    ("127.0.0.1:8000", "https://name.example", 200),  # behind what rewrites Host
+    ("127.0.0.1:8000", "https://name.example:8000", 403),
+    ("127.0.0.1:8000", "http://name.example", 403),
+    ("127.0.0.1:8000", "https://name.example.elsewhere.example", 403),
+    ("127.0.0.1:8000", "https://sub.name.example", 403),
     ("127.0.0.1:8000", "https://elsewhere.example", 403),
     ("127.0.0.1:8000", "null", 403),
     ("127.0.0.1:8000", "http://localhost:8000", 403),
@@ -416,6 +423,12 @@ def test_a_web_page_of_another_origin_is_403(published, host, origin, status):
     assert answer.status == status
     assert call(published, "/openapi.json", ("Origin", origin), method="GET", host=host).status == status
     assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+
+
+def test_without_a_url_no_origin_but_the_hosts_is_its_own(keyed):
+    right = ("Authorization", basic("me", KEY))
+    for origin, status in (("http://127.0.0.1", 200), ("https://name.example", 403), ("none", 403), ("None", 403)):
+        assert call(keyed, ECHO if status == 200 else BREAK_IN, right, ("Origin", origin)).status == status
 
 
 def test_two_origins_are_403(published):

@@ -806,7 +806,7 @@ def test_an_early_answer_arrives_though_the_request_goes_on(keyed, status, data)
 # Paths, methods, and errors
 
 PATHS = dict.fromkeys(["/execcmd", "/send-file", "/mcp"], "POST")
-PATHS.update(dict.fromkeys(["/get-file", "/openapi.json"], "GET"))
+PATHS.update(dict.fromkeys(["/", "/get-file", "/openapi.json"], "GET"))
 
 
 @pytest.mark.parametrize("path", sorted(PATHS))
