@@ -1,6 +1,7 @@
 # make test      the tests, on python3 or PYTHON=...; installs what they use into .venv
 # make test-all  the same tests on every CPython from 3.7 to 3.13 that is found here
 # make lint      ruff and mypy
+# make pictures  docs/page.png anew, by a browser
 # make run       the daemon, for this machine only, asking before each action
 # make fuzz, make soak, make schemathesis: a minute for each of three parsers, ten minutes of mixed load, the schema
 # make clean     removes what the above have made
@@ -20,6 +21,9 @@ lint: $(VENV)/ready
 
 run:
 	$(PYTHON) mycodeinterpreter.py noauth
+
+pictures: $(VENV)/ready
+	$(VENV)/bin/python tests/pictures.py
 
 template: openapi_template.json
 openapi_template.json: mycodeinterpreter.py
@@ -65,4 +69,4 @@ schemathesis: $(FUZZ_VENV)/ready
 	    --continue-on-failure --request-timeout 30; \
 	! grep -n -A20 Traceback ../err
 
-.PHONY: test test-all lint run template clean fuzz soak schemathesis
+.PHONY: test test-all lint run pictures template clean fuzz soak schemathesis

@@ -1730,11 +1730,9 @@ PAGE = r"""<!DOCTYPE html>
   --edge: #75818a; --act: #0a5688; --on-act: #fff; --bad: #a3231a }
 @media (prefers-color-scheme: dark) { :root { --page: #13181b; --card: #1c2327; --ink: #e4e9ec; --soft: #a6b1b9;
   --line: #36414a; --edge: #7d8a94; --act: #82c7f2; --on-act: #0b1a24; --bad: #ffa197 } }
-* { box-sizing: border-box; margin: 0 }
+* { box-sizing: border-box; margin: 0 } h1 { font-size: 1.6rem } h2 { font-size: 1.3rem }
 body { max-width: 60rem; margin: auto; padding: 2rem 1rem; color: var(--ink); background: var(--page);
   font: 1.0625rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
-h1 { font-size: 1.6rem }
-h2 { font-size: 1.3rem }
 header, section, form { display: grid; gap: .75rem; grid-template-columns: minmax(0, 1fr) }
 section { margin-top: 1.5rem; padding: 1.5rem; background: var(--card); border: 1px solid var(--line) }
 section, pre, textarea, input, button, ::file-selector-button { border-radius: 8px }
@@ -1743,24 +1741,20 @@ header div { display: grid; grid-template-columns: 6rem minmax(0, 1fr) }
 form div { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center }
 .pastes div { position: relative; padding: .75rem 0; border-top: 1px solid var(--line) }
 .pastes dt { min-height: 44px; margin-bottom: .4rem; padding: .55rem 7rem 0 0 }
-.pastes dt::first-letter { text-transform: uppercase }
-::file-selector-button { margin-right: .75rem }
-.pastes button { position: absolute; top: .75rem; right: 0 }
+.pastes dt::first-letter { text-transform: uppercase } .pastes button { position: absolute; top: .75rem; right: 0 }
 code, pre, #cmd, #path { font: .9375rem/1.5 ui-monospace, monospace }
 pre { padding: .75rem; min-height: 7.5rem; max-height: 60vh; overflow: auto; white-space: pre-wrap;
   background: var(--page); border: 1px solid var(--line) }
 textarea, input { width: 100%; min-height: 44px; padding: .6rem .75rem; font: inherit; color: inherit;
   background: var(--card); border: 1px solid var(--edge); field-sizing: content; max-height: 40vh; resize: vertical }
-#files { border-style: dashed; padding: 1.5rem .75rem }
+#files { border-style: dashed; padding: 1.5rem .75rem } ::file-selector-button { margin-right: .75rem }
 button, ::file-selector-button { min-height: 44px; min-width: 6rem; padding: 0 1rem;
   font: inherit; color: var(--act); background: var(--card); border: 1px solid var(--act); cursor: pointer }
-[type=submit] { color: var(--on-act); background: var(--act) }
+[type=submit] { color: var(--on-act); background: var(--act) } .soft, header dt { color: var(--soft) }
 button:disabled { color: var(--soft); border-color: var(--line); cursor: default }
 :focus-visible { outline: 3px solid var(--act); outline-offset: 2px }
-progress { width: 100%; accent-color: var(--act) }
-output { flex: 1 1 16rem; min-height: 1.5em }
-.soft, header dt { color: var(--soft) } .bad { color: var(--bad) } .wait { color: var(--act) }
-label, .wait, .pastes dt { font-weight: 600 }
+progress { width: 100%; accent-color: var(--act) } output { flex: 1 1 16rem; min-height: 1.5em }
+label, .wait, .pastes dt { font-weight: 600 } .bad { color: var(--bad) } .wait { color: var(--act) }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap }
 </style>
 <body data-waiting="{{waiting}}">
