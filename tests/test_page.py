@@ -373,20 +373,29 @@ def test_files_that_are_dropped_are_stored(nosafe, visit, tmp_path):
         path.write_bytes(b"x" * 3000000)
     page.evaluate("sent.seen = 0; new MutationObserver(() => sent.seen++).observe(sent, {attributes: true})")
     session = page.context.new_cdp_session(page)
-
-    def drop(field):
-        field.scroll_into_view_if_needed()
-        box = field.bounding_box()
-        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
-        for kind in ("dragEnter", "dragOver", "drop"):
-            where = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
-            session.send("Input.dispatchDragEvent", dict(where, type=kind, data=data))
-
-    drop(page.get_by_role("heading", name="Move files"))  # beside it: the page stays
-    drop(page.get_by_label("Files to store"))
+    field = page.get_by_label("Files to store")
+    field.scroll_into_view_if_needed()
+    box, data = field.bounding_box(), {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        where = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        session.send("Input.dispatchDragEvent", dict(where, type=kind, data=data))
     says(page, "store", r"^stored dropped-1, 3000000 bytes\nstored dropped-2, 3000000 bytes\n$")
     assert page.evaluate("sent.value") == 1 and page.evaluate("sent.seen") > 1
     assert [(nosafe.directory / path.name).stat().st_size for path in paths] == [3000000] * 2
+
+
+DROP = """target => {
+    const dataTransfer = new DataTransfer()
+    dataTransfer.items.add(new File(["x"], "name"))
+    return target.dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer}))
+}"""
+
+
+@browser
+def test_a_file_that_is_dropped_beside_the_field_does_not_replace_the_page(nosafe, visit):
+    page = visit(local(nosafe))
+    assert page.get_by_role("heading", name="Move files").evaluate(DROP) is False
+    assert page.get_by_label("Files to store").evaluate(DROP) is True, "there the browser does what it does"
 
 
 @browser
