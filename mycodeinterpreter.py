@@ -650,6 +650,7 @@ class Terminal:
                 if lines:
                     self._lines.clear()
                 progress, self._progress = "" if self._asking else self._progress, ""
+            lines = self.paint("2", lines) if lines else ""
             text = lines + text if asking else text + lines
             try:
                 if text or progress:
@@ -2344,7 +2345,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.terminal.log("%s can't be removed: %s" % (error.filename, error.strerror))
         if self.tally["run"] + self.tally["denied"]:
             shown = dict(self.tally, sent=human(self.tally["sent"]), received=human(self.tally["received"]))
-            self.terminal.log("%(run)d actions run, %(denied)d denied; %(sent)s sent, %(received)s received" % shown)
+            self.terminal.log("actions run: %(run)d, denied: %(denied)d; sent %(sent)s, received %(received)s" % shown)
         briefly(self.terminal.write, "", False)
 
     def _open(self):
@@ -2555,6 +2556,7 @@ def announce(server, options, tunneled):
         lines += ["secret URL: " + secret_url]
         lines += ["  %s: %s" % paste for paste in clients(url, secret_url, server.basic)]
     lines += [] if server.url else ["for a public URL set NGROK_AUTHTOKEN, or give -url"]
+    lines += ["to try it open %s/ in a browser; to end it press Ctrl+C" % url]
     try:
         print("\n".join(lines + ["Starting server at " + url]), flush=True)
     except OSError:
