@@ -275,7 +275,7 @@ def byte_range(header, size):
     """
     match = re.match(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z", header.replace(" ", ""))
     first, last = match.groups() if match else ("", "")
-    if not first and not last or first and last and int(last) < int(first):
+    if not first and not last or first and last and int(last) < int(first) or not first and not size:
         return None
     start = int(first) if first else max(0, size - int(last))
     stop = min(size, int(last) + 1) if first and last else size

