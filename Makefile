@@ -4,6 +4,7 @@
 # make pictures  docs/page.png anew, by a browser
 # make run       the daemon, for this machine only, asking before each action
 # make fuzz, make soak, make schemathesis: a minute for each of three parsers, ten minutes of mixed load, the schema
+# make bench     how fast it is, beside others; make bench-growth: how its costs grow
 # make clean     removes what the above have made
 
 PYTHON ?= python3
@@ -35,7 +36,7 @@ $(VENV)/ready: tests/requirements.txt
 	touch $@
 
 clean:
-	rm -rf .venv* .pytest_cache .hypothesis .mypy_cache .ruff_cache __pycache__ tests/__pycache__
+	rm -rf .venv* .bench .pytest_cache .hypothesis .mypy_cache .ruff_cache __pycache__ tests/__pycache__
 
 # Longer work, in an environment of its own that wants CPython 3.11 to 3.13.
 
@@ -69,4 +70,20 @@ schemathesis: $(FUZZ_VENV)/ready
 	    --continue-on-failure --request-timeout 30; \
 	! grep -n -A20 Traceback ../err
 
-.PHONY: test test-all lint run pictures template clean fuzz soak schemathesis
+# Ten minutes on a machine that does nothing else; ROUNDS=1 ONLY=exec-1,get PROGRAM=PATH for a quick look.
+
+BENCH_VENV ?= .venv-bench
+
+$(BENCH_VENV)/ready: tests/requirements-bench.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --requirement tests/requirements-bench.txt
+	touch $@
+
+bench bench-growth: $(BENCH_VENV)/ready
+	@needed=""; for pair in wrk:wrk webhook:webhook nginx:nginx-light; do \
+	    PATH="$$PATH:/usr/sbin" command -v $${pair%:*} >/dev/null || needed="$$needed $${pair#*:}"; done; \
+	if [ -n "$$needed" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $$needed >/dev/null; fi
+	ROUNDS=$(ROUNDS) ONLY=$(ONLY) PROGRAM=$(PROGRAM) $(BENCH_VENV)/bin/python tests/bench.py $(@:bench-%=%)
+
+.PHONY: test test-all lint run pictures template clean fuzz soak schemathesis bench bench-growth
