@@ -84,6 +84,6 @@ bench bench-growth: $(BENCH_VENV)/ready
 	    PATH="$$PATH:/usr/sbin" command -v $${pair%:*} >/dev/null || needed="$$needed $${pair#*:}"; done; \
 	if [ -n "$$needed" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $$needed >/dev/null; fi
-	ROUNDS=$(ROUNDS) ONLY=$(ONLY) PROGRAM=$(PROGRAM) $(BENCH_VENV)/bin/python tests/bench.py $(@:bench-%=%)
+	ROUNDS=$(ROUNDS) ONLY=$(ONLY) PROGRAM=$(PROGRAM) $(BENCH_VENV)/bin/python tests/$(subst -,_,$@).py
 
 .PHONY: test test-all lint run pictures template clean fuzz soak schemathesis bench bench-growth

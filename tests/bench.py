@@ -2,7 +2,8 @@
 
 Every measure is taken ROUNDS times (5), in an order shuffled anew each round, each time in a fresh process; the table
 has medians, with the least and the greatest. `limit` is a script that does nothing but what the system must do.
-ONLY=exec-1,get takes some measures, PROGRAM=PATH another copy of the program; either keeps docs/ as it is.
+ONLY=exec-1,get takes some measures, PROGRAM=PATH another copy of the program; with either, or fewer rounds, the figures
+go to .bench/ rather than docs/.
 
 Memory that nobody has used for a while may have gone back to whatever this machine runs on, and its first touch is
 slow: `touch` brings it back before each transfer, for every server alike.
@@ -10,24 +11,21 @@ slow: `touch` brings it back before each transfer, for every server alike.
 
 import collections
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
 import platform
-import pty
 import random
 import re
-import resource
 import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import termios
 import threading
 import time
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = os.path.abspath(os.environ.get("PROGRAM") or ROOT / "mycodeinterpreter.py")
@@ -39,18 +37,17 @@ PATH = os.environ["PATH"] + ":/usr/sbin"
 GIB, MIB = 1 << 30, 1 << 20
 OUTPUT = 100_000_000  # bytes of the great output
 SECONDS = 1.2  # in which one client asks as often as it can
-MULTIPART = "Content-Type: multipart/form-data; boundary=bench\r\nContent-Length: %d\r\nConnection: close\r\n"
 
 Measure = collections.namedtuple("Measure", "title unit better")
 MEASURES = {
     "exec-1": Measure("execcmd of `true`, 1 connection, p50", "ms", min),
     "exec-8": Measure("execcmd of `true`, 8 connections", "calls/s", max),
     "output": Measure("`head -c 100000000 /dev/zero`, all of it", "ms", min),
-    "output-memory": Measure("memory at the peak of that", "MiB", min),
+    "output-memory": Measure("memory at the peak of 100 MB of output", "MiB", min),
     "get": Measure("get-file of 1 GiB", "MiB/s", max),
-    "get-memory": Measure("memory at the peak of that", "MiB", min),
+    "get-memory": Measure("memory at the peak of get-file of 1 GiB", "MiB", min),
     "send": Measure("send-file of 1 GiB, multipart to disk", "MiB/s", max),
-    "send-memory": Measure("memory at the peak of that", "MiB", min),
+    "send-memory": Measure("memory at the peak of send-file of 1 GiB", "MiB", min),
     "missing-1": Measure("404 for an unknown path, 1 connection", "answers/s", max),
     "missing-64": Measure("404 for an unknown path, 64 connections", "answers/s", max),
     "small-1": Measure("get-file of 1 KiB, 1 connection", "answers/s", max),
@@ -79,13 +76,13 @@ TARGETS = [  # measure, against whom (None: the figure itself), how, bound
 # The servers: how each is started, and the request by which each is asked for the same.
 
 Peer = collections.namedtuple("Peer", "command asks headers")
-HEAD_ZERO = "head%20-c%20" + str(OUTPUT) + "%20/dev/zero"
+HEAD_ZERO = urllib.parse.quote("head -c %d /dev/zero" % OUTPUT)
 OURS = {
     "exec": "POST /execcmd?cmd=true",
     "output": "POST /execcmd?limit=0&cmd=" + HEAD_ZERO,
     "get": "GET /get-file?filename=big",
     "small": "GET /get-file?filename=small",
-    "send": "POST /send-file document",
+    "send": "POST /send-file document",  # and the name of the field
     "missing": "GET /nothing",
 }
 HOOKS = [{
@@ -98,32 +95,31 @@ events { worker_connections 1024; }
 http { access_log off; sendfile on; keepalive_requests 100000000; default_type application/octet-stream;
   client_body_temp_path %(scratch)s/n1; proxy_temp_path %(scratch)s/n2; fastcgi_temp_path %(scratch)s/n3;
   uwsgi_temp_path %(scratch)s/n4; scgi_temp_path %(scratch)s/n5;
-  server { listen 127.0.0.1:PORT; root %(scratch)s/work; } }
+  server { listen 127.0.0.1:%(port)d; root %(scratch)s/work; } }
 """
 
 
 def peers(scratch):
     """{name: Peer}; the PORT in a command is filled in later. None for those that are not here."""
     (scratch / "hooks.json").write_text(json.dumps(HOOKS))
-    user = "user root;" if os.geteuid() == 0 else ""
-    (scratch / "nginx.conf").write_text(NGINX % {"scratch": scratch, "user": user})
     plain = {"get": "GET /big", "small": "GET /small", "missing": "GET /nothing"}
     terminal = {"exec": 'POST /execute?wait=60 {"command": "true"}'}  # for files it has what FastAPI has
-    here, key = str(pathlib.Path(__file__).resolve()), "Authorization: Bearer key\r\n"
+    here = str(pathlib.Path(__file__).resolve())
     found = {
-        US: Peer([PYTHON, PROGRAM, "noauth", "-nosafe", "-port", "PORT"], OURS, ""),
-        LIMIT: Peer([PYTHON, here, "limit", "PORT"], {name: OURS[name] for name in ("output", "get", "send")}, ""),
+        US: Peer([PYTHON, str(scratch / "mycodeinterpreter.py"), "noauth", "-nosafe", "-port", "PORT"], OURS, []),
+        LIMIT: Peer([PYTHON, here, "limit", "PORT"], {name: OURS[name] for name in ("output", "get", "send")}, []),
         "webhook": Peer(["webhook", "-hooks", str(scratch / "hooks.json"), "-ip", "127.0.0.1", "-port", "PORT"],
                         {"exec": "POST /hooks/run?cmd=true", "output": "POST /hooks/run?cmd=" + HEAD_ZERO,
-                         "missing": "GET /nothing"}, ""),
-        "nginx": Peer(["nginx", "-c", "CONFIG", "-p", str(scratch)], plain, ""),
-        "http.server": Peer([PYTHON, "-m", "http.server", "--bind", "127.0.0.1", "PORT"], plain, ""),
+                         "missing": "GET /nothing"}, []),
+        "nginx": Peer(["nginx", "-c", str(scratch / "nginx.conf")], plain, []),
+        "http.server": Peer([PYTHON, "-m", "http.server", "--bind", "127.0.0.1", "PORT"], plain, []),
         "uploadserver": Peer([sys.executable, "-m", "uploadserver", "--bind", "127.0.0.1", "PORT"],
-                             {"get": "GET /big", "send": "POST /upload files"}, ""),
-        "aiohttp": Peer([sys.executable, here, "aiohttp", "PORT"], OURS, ""),
-        "FastAPI": Peer([sys.executable, here, "fastapi", "PORT"], OURS, ""),
+                             {"get": "GET /big", "send": "POST /upload files"}, []),
+        "aiohttp": Peer([sys.executable, here, "aiohttp", "PORT"], OURS, []),
+        "FastAPI": Peer([sys.executable, here, "fastapi", "PORT"], OURS, []),
         "open-terminal": Peer([str(pathlib.Path(sys.executable).parent / "open-terminal"), "run", "--host", "127.0.0.1",
-                               "--port", "PORT", "--api-key", "key", "--cwd", "."], terminal, key),
+                               "--port", "PORT", "--api-key", "key", "--cwd", "."],
+                              terminal, ["Authorization: Bearer key"]),
     }
     return {name: peer if shutil.which(peer.command[0], path=PATH) else None for name, peer in found.items()}
 
@@ -230,31 +226,31 @@ class Process:
     """A server in a fresh process."""
 
     def __init__(self, peer, scratch, **options):
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
-        self.peer, self.log = peer, scratch / "log"
-        config = scratch / "nginx-now.conf"
-        config.write_text((scratch / "nginx.conf").read_text().replace("PORT", str(self.port)))
-        words = {"PORT": str(self.port), "CONFIG": str(config)}
+        self.peer, self.port, self.log = peer, free_port(), scratch / "log"
+        user = "user root;" if os.geteuid() == 0 else ""
+        (scratch / "nginx.conf").write_text(NGINX % dict(scratch=scratch, port=self.port, user=user))
         own = ("PYTHON", "NGROK", "AUTH_KEY")
         env = {name: value for name, value in os.environ.items() if not name.startswith(own)}
         env.update(PATH=PATH, HOME=str(scratch), TMPDIR=str(scratch / "tmp"))
         options = dict({"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}, **options)
         with open(self.log, "wb") as log:
-            command, self.began = [words.get(word, word) for word in peer.command], time.perf_counter()
+            command, start = [word.replace("PORT", str(self.port)) for word in peer.command], time.perf_counter()
             self.process = subprocess.Popen(command, cwd=str(scratch / "work"), env=env, stdout=log, **options)
-        while True:
-            try:
-                with self.connect() as sock:
-                    sock.sendall(self.request("GET /nothing"))
-                    read_answer(sock)
-                break
-            except OSError:
-                if self.process.poll() is not None or time.perf_counter() - self.began > 30:
-                    raise ValueError("it did not start: " + self.log.read_text()[-300:]) from None
-                time.sleep(0.0005)
-        self.seconds = time.perf_counter() - self.began  # from its spawn to its first answer
+        while not self.answers():
+            if self.process.poll() is not None or time.perf_counter() - start > 30:
+                self.__exit__()
+                raise ValueError("it did not start: " + self.log.read_text()[-300:])
+            time.sleep(0.0005)
+        self.seconds = time.perf_counter() - start  # from its spawn to its first answer
+
+    def answers(self):
+        """Whether it answers, be it by a 404."""
+        try:
+            with self.connect() as sock:
+                sock.sendall(self.request("GET /nothing"))
+                return read_answer(sock)
+        except OSError:
+            return None
 
     def __enter__(self):
         return self
@@ -273,15 +269,17 @@ class Process:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
-    def request(self, ask, more=""):
-        """The bytes of a request that a line such as `POST /path BODY` stands for."""
-        method, target, *body = ask.split(" ", 2)
-        body = body[0].encode() if body else b""
+    def head(self, method, target, *fields):
+        """The bytes of a request's head."""
+        lines = ["%s %s HTTP/1.1" % (method, target), "Host: localhost", *self.peer.headers, *fields]
+        return "\r\n".join(lines + ["", ""]).encode()
+
+    def request(self, ask, *fields):
+        """The bytes of the request that a line such as `POST /path BODY` stands for."""
+        method, target, body = parts(ask)
         if method == "POST":
-            more += "Content-Type: application/json\r\n" if body else ""
-            more += "Content-Length: %d\r\n" % len(body)
-        head = "%s %s HTTP/1.1\r\nHost: localhost\r\n%s%s\r\n" % (method, target, self.peer.headers, more)
-        return head.encode() + body
+            fields += ("Content-Length: %d" % len(body),) + (("Content-Type: application/json",) if body else ())
+        return self.head(method, target, *fields) + body.encode()
 
     def status(self, name, descend=False):
         """A number of /proc/PID/status; if descend, of the process and its descendants together."""
@@ -297,6 +295,20 @@ class Process:
         """Seconds of processor time that its threads have used."""
         tasks = pathlib.Path("/proc/%d/task" % self.process.pid).glob("*/schedstat")
         return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+def free_port():
+    """A port that is free, and none that a client may get as its own before the server is there."""
+    while True:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            port = random.randrange(20000, 32000)
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
+def parts(ask):
+    """(method, target, rest) of what a server is asked."""
+    return (ask.split(" ", 2) + [""])[:3]
 
 
 def read_answer(sock):
@@ -323,23 +335,21 @@ def p50(server, ask, seconds=SECONDS):
             sock.sendall(request)
             status = read_answer(sock)
             times.append(time.perf_counter() - start)
-            if status not in (200, 404):
+            if status != (404 if "/nothing" in ask else 200):
                 raise ValueError("it answered %d" % status)
     return statistics.median(times[len(times) // 8 :]) * 1000  # without the first, in which it warms up
 
 
 def rate(server, ask, connections, scratch):
     """Answers a second over some connections, by wrk."""
-    method, target, *body = ask.split(" ", 2)
-    lua = 'wrk.method = "%s"\n' % method + ("wrk.body = [[%s]]\n" % body[0] if body else "")
-    lua += 'wrk.headers["Content-Type"] = "application/json"\n' if body else ""
-    lua += "".join('wrk.headers["%s"] = "%s"\n' % tuple(h.split(": ")) for h in server.peer.headers.split("\r\n") if h)
-    (scratch / "wrk.lua").write_text(lua)
-    url = "http://127.0.0.1:%d%s" % (server.port, target)
-    command = ["wrk", "-t1", "-d1s", "-c%d" % connections, "-s", str(scratch / "wrk.lua"), "--timeout", "30s", url]
+    method, target, body = parts(ask)
+    (scratch / "wrk.lua").write_text('wrk.method, wrk.body = "%s", [[%s]]' % (method, body))
+    fields = server.peer.headers + (["Content-Type: application/json"] if body else [])
+    command = ["wrk", "-t1", "-d1s", "-c%d" % connections, "--timeout", "30s", "-s", str(scratch / "wrk.lua")]
+    command += [word for field in fields for word in ("-H", field)] + ["http://127.0.0.1:%d%s" % (server.port, target)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.decode()
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)|Socket errors: .*", done)
-    if refused and "/nothing" not in ask:
+    refused = re.search(r"Non-2xx or 3xx responses: .*" if "/nothing" not in ask else "Socket errors: .*", done)
+    if refused:
         raise ValueError(refused.group())
     return float(re.search(r"Requests/sec: *([0-9.]+)", done).group(1))
 
@@ -354,7 +364,7 @@ def fetch(server, ask, size):
     block, received = bytearray(MIB), 0
     with server.connect() as sock:
         start = time.perf_counter()
-        sock.sendall(server.request(ask, "Connection: close\r\n"))
+        sock.sendall(server.request(ask, "Connection: close"))
         head = sock.recv(65536, socket.MSG_PEEK).partition(b"\r\n\r\n")[0]
         while received < len(head) + 4 + size:
             count = sock.recv_into(block)
@@ -366,14 +376,15 @@ def fetch(server, ask, size):
 
 def store(server, ask, source):
     """Seconds for an upload of a file, until its answer; the stored copy is removed."""
-    method, target, field = ask.split(" ")
+    method, target, field = parts(ask)
     head = b'--bench\r\nContent-Disposition: form-data; name="%s"; filename="upload"\r\n' % field.encode()
     head, tail = head + b"Content-Type: application/octet-stream\r\n\r\n", b"\r\n--bench--\r\n"
     with open(source, "rb") as file, server.connect() as sock:
         size = os.fstat(file.fileno()).st_size
+        fields = ["Content-Type: multipart/form-data; boundary=bench", "Connection: close"]
+        fields.append("Content-Length: %d" % (len(head) + size + len(tail)))
         start = time.perf_counter()
-        request = server.request("PUT " + target, MULTIPART % (len(head) + size + len(tail)))
-        sock.sendall(request.replace(b"PUT", b"POST", 1) + head)
+        sock.sendall(server.head(method, target, *fields) + head)
         sock.sendfile(file)
         sock.sendall(tail)
         status = read_answer(sock)
@@ -426,7 +437,9 @@ def table(found, scratch):
     """{measure: {server: [figure, ...]}} of all rounds."""
     figures, failed = collections.defaultdict(lambda: collections.defaultdict(list)), set()
     tasks = [name for name in MEASURES if not name.endswith("-memory") and name != "idle"]
-    tasks = [name for name in tasks if not ONLY or name in ONLY]
+    if set(ONLY) - set(tasks):
+        raise SystemExit("ONLY takes some of: " + ",".join(tasks))
+    tasks = ONLY or tasks
     if not shutil.which("wrk"):
         print("left out: all that counts answers a second, as wrk is not installed")
         tasks = [name for name in tasks if "-" not in name or name == "exec-1"]
@@ -448,6 +461,8 @@ def table(found, scratch):
                     failed.add("%s, %s: %s" % (one, name, error))
                     continue
                 for measure, value in values.items():
+                    if one == LIMIT and measure.endswith("-memory"):
+                        continue
                     figures[measure][one].append(float("%.4g" % value))
         print("round %d of %d" % (number + 1, ROUNDS), file=sys.stderr, flush=True)
     for line in sorted(failed):
@@ -509,14 +524,15 @@ def draw(figures, path):
         field.set_title("%s, %s, %s" % (MEASURES[name].title, MEASURES[name].unit,
                                         "less is better" if MEASURES[name].better is min else "more is better"))
         field.margins(x=0.15)
-        field.spines[["top", "right"]].set_visible(False)
+        field.set_xticks([])
+        field.spines[["top", "right", "bottom"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 
 
 def keep(name, value):
     """Adds a part to the figures in docs/, or, where only some were taken, or of another program, in .bench/."""
-    directory = ROOT / (".bench" if ONLY or os.environ.get("PROGRAM") else "docs")
+    directory = ROOT / (".bench" if ONLY or ROUNDS < 5 or os.environ.get("PROGRAM") else "docs")
     directory.mkdir(exist_ok=True)
     path = directory / "bench.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
@@ -527,12 +543,14 @@ def keep(name, value):
 
 @contextlib.contextmanager
 def scratch_directory():
-    """A directory for all that is served and stored."""
+    """A directory for all that is served and stored, and for a copy of the program, which may change meanwhile."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         scratch = pathlib.Path(name)
         for directory in ("work", "tmp"):
             (scratch / directory).mkdir()
         (scratch / "work" / "small").write_bytes(b"x" * 1024)
+        shutil.copy(PROGRAM, str(scratch / "mycodeinterpreter.py"))
+        shutil.copy(str(ROOT / "openapi_template.json"), name)
         yield scratch
 
 
@@ -565,7 +583,7 @@ def profiled_daemon(arguments):
     """Runs the program with a clock in its functions; at its end it prints [[stage, seconds, calls], ...]."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("mycodeinterpreter", PROGRAM)
+    spec = importlib.util.spec_from_file_location("mycodeinterpreter", arguments[0])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     spent, calls, under = collections.Counter(), collections.Counter(), threading.local()
@@ -591,12 +609,12 @@ def profiled_daemon(arguments):
                 setattr(owner, attribute, clocked(getattr(owner, attribute), stage))
     end = os._exit
     os._exit = lambda status: (print(json.dumps([[s, spent[s], calls[s]] for s in STAGES]), flush=True), end(status))
-    module.main(arguments)
+    module.main(arguments[1:])
 
 
 def profile(found, scratch):
     """Prints and keeps where the time of one execcmd of `true` goes, and what the system needs at the least."""
-    peer = Peer([PYTHON, str(pathlib.Path(__file__).resolve()), "daemon", *found[US].command[2:]], OURS, "")
+    peer = Peer([PYTHON, str(pathlib.Path(__file__).resolve()), "daemon", *found[US].command[1:]], OURS, [])
     with Process(peer, scratch) as server:
         whole, ask, count = 0, server.request(OURS["exec"]), 2000
         with server.connect() as sock:
@@ -617,124 +635,6 @@ def profile(found, scratch):
     keep("profile", {stage: round(spent / count * 1e6) for stage, spent in stages})
 
 
-# How the costs grow.
-
-
-def grown(title, rows, costs):
-    """Prints a table of rows, dicts that begin with a count; says whether a cost grows faster than the count does.
-
-    A third more is taken for noise.
-    """
-    print("\n" + title)
-    first, *names = rows[0]
-    for row in [dict(zip(rows[0], rows[0]))] + rows:
-        print("  " + " ".join("%16s" % (cell if isinstance(cell, str) else shown(cell)) for cell in row.values()))
-    steps = list(zip(rows, rows[1:]))
-    steep = [name for name in costs for a, b in steps if b[name] / a[name] > 4 / 3 * b[first] / a[first]]
-    verdict = "MISSED by " + ", ".join(steep) if steep else "holds"
-    print("  none of these grows faster than linearly: %s: %s" % (", ".join(costs), verdict))
-    for row in rows:
-        if "threads" in row and row is not rows[0] and row["threads"] > rows[0]["threads"]:
-            each = (row["MiB"] - rows[0]["MiB"]) * 1024 / (row["threads"] - rows[0]["threads"])
-            print("  memory for each thread more, at %s: %.0f KiB" % (shown(row[first]), each))
-    return rows
-
-
-def growth_of_connections(peer, scratch):
-    rows = []
-    for count in (1, 8, 64, 256):
-        with Process(peer, scratch) as server:
-            asks = (OURS["missing"], OURS["exec"])
-            small, commands = (max(rate(server, ask, count, scratch) for _ in range(3)) for ask in asks)
-            socks = [server.connect() for _ in range(count)]
-            for sock in socks:
-                sock.sendall(server.request(OURS["missing"]))
-                read_answer(sock)
-            rows.append({"connections": count, "404s/s": small, "ms for one each": count / small * 1000,
-                         "execcmd/s": commands, "ms for one each ": count / commands * 1000,
-                         "threads": server.status("Threads"), "MiB": server.status("VmRSS") / 1024})
-            for sock in socks:
-                sock.close()
-    return grown("connections", rows, ["ms for one each", "ms for one each "])
-
-
-def growth_of_files(peer, scratch):
-    rows, big = [], scratch / "work" / "big"
-    for size in (1024, MIB, 64 * MIB, GIB, 4 * GIB):
-        fill(big, size)
-        with Process(peer, scratch) as server:
-            got = fetch(server, OURS["get"], size)
-            touch(size + GIB // 4)
-            sent = store(server, OURS["send"], big)
-            rows.append({"KiB": size / 1024, "get-file, ms": got * 1000, "send-file, ms": sent * 1000,
-                         "peak MiB": server.status("VmHWM") / 1024})
-    big.unlink()
-    return grown("files", rows, ["get-file, ms", "send-file, ms", "peak MiB"])
-
-
-def used(server, seconds=2):
-    """Milliseconds of processor time that a server takes in a second when nobody asks for anything."""
-    start = server.processor()
-    time.sleep(seconds)
-    return (server.processor() - start) / seconds * 1000
-
-
-def growth_of_jobs(peer, scratch):
-    rows, job = [], "POST /execcmd?wait=0&cmd=while%20echo%20x;do%20sleep%205;done"
-    for count in (1, 10, 100, 1000):
-        with Process(peer, scratch) as server, server.connect() as sock:
-            start = time.perf_counter()
-            for _ in range(count):
-                sock.sendall(server.request(job))
-                if read_answer(sock) != 202:
-                    raise ValueError("a job did not start: " + server.log.read_text()[-300:])
-            seconds = time.perf_counter() - start
-            rows.append({"jobs": count, "start them, ms": seconds * 1000, "CPU, ms/s": used(server, 5),
-                         "execcmd, p50 ms": p50(server, OURS["exec"]), "threads": server.status("Threads"),
-                         "MiB": server.status("VmRSS") / 1024})
-    return grown("background jobs whose output goes on", rows, ["start them, ms", "CPU, ms/s", "execcmd, p50 ms"])
-
-
-def read_screen(master, screen):
-    """Adds what a pseudo-terminal shows to a bytearray, lest it block who writes; until its other end is closed."""
-    with contextlib.suppress(OSError), open(master, "rb", 0) as terminal:
-        while True:
-            screen += terminal.read(65536)
-
-
-def growth_of_prompts(peer, scratch):
-    rows, asking = [], peer._replace(command=[word for word in peer.command if word != "-nosafe"])
-    for count in (1, 4, 16):
-        master, slave = pty.openpty()
-        terminal = {"stdin": slave, "stderr": slave, "start_new_session": True}
-        with Process(asking, scratch, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), **terminal) as server:
-            os.close(slave)
-            screen = bytearray()
-            threading.Thread(target=read_screen, args=(master, screen), daemon=True).start()
-            socks = [server.connect() for _ in range(count)]
-            for sock in socks:
-                sock.sendall(server.request(OURS["exec"]))
-            row = {"prompts": count, "CPU, ms/s": used(server), "404, p50 ms": p50(server, OURS["missing"]),
-                   "threads": server.status("Threads"), "MiB": server.status("VmRSS") / 1024}
-            start = time.perf_counter()
-            for number in range(count):
-                while screen.count(b"y = yes") <= number and time.perf_counter() < start + 30:
-                    time.sleep(0.001)
-                os.write(master, b"y\n")
-            if {read_answer(sock) for sock in socks} != {200}:
-                raise ValueError("not every yes ran what was asked for")
-            rows.append(dict(row, **{"y to each, ms": (time.perf_counter() - start) * 1000}))
-    return grown("prompts that wait", rows, ["CPU, ms/s", "404, p50 ms", "y to each, ms"])
-
-
-def growth(found, scratch):
-    """The tables of growth, each printed as it is made, and kept."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)  # for 1000 jobs
-    parts = (growth_of_connections, growth_of_files, growth_of_jobs, growth_of_prompts)
-    parts = [part for part in parts if not ONLY or part.__name__.rpartition("_")[2] in ONLY]
-    keep("growth", {part.__name__: part(found[US], scratch) for part in parts})
-
-
 def bench(found, scratch):
     """The table, the chart and, unless only some measures are wanted, the profile."""
     for name in (name for name, peer in found.items() if not peer):
@@ -750,7 +650,7 @@ def bench(found, scratch):
 
 
 def main():
-    """What `make bench` and `make bench-growth` run, and, in processes of their own, the parts of it."""
+    """What `make bench` runs, and, in processes of their own, the parts of it."""
     word, arguments = (sys.argv[1:2] or ["bench"])[0], sys.argv[2:]
     os.environ["PATH"] = PATH
     serve = {"limit": serve_limit, "aiohttp": serve_aiohttp, "fastapi": serve_fastapi}
@@ -762,7 +662,7 @@ def main():
         profiled_daemon(arguments)
     else:
         with scratch_directory() as scratch:
-            {"bench": bench, "profile": profile, "growth": growth}[word](peers(scratch), scratch)
+            {"bench": bench, "profile": profile}[word](peers(scratch), scratch)
 
 
 if __name__ == "__main__":
