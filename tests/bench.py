@@ -29,7 +29,7 @@ import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = os.path.abspath(os.environ.get("PROGRAM") or ROOT / "mycodeinterpreter.py")
-PYTHON = os.path.realpath(sys.executable)  # the interpreter itself: neither a shim nor an environment to look up
+PYTHON = sys.executable  # of an environment of its own, where no package slows the start down, and no shim
 ROUNDS = int(os.environ.get("ROUNDS") or 5)
 ONLY = [name for name in os.environ.get("ONLY", "").split(",") if name]
 US, LIMIT = "mycodeinterpreter", "limit"

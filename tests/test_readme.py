@@ -135,3 +135,35 @@ def test_the_tests_that_the_readme_names_are_there():
     written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
     named = re.findall(r"`(test_\w+)`", README)
     assert len(named) > 20 and [name for name in named if "def %s(" % name not in written] == []
+
+
+def daemon_of(start, tmp_path, command):
+    """The program, copied alone to a directory and started there by a command of the README."""
+    copy, script = tmp_path / "copy", tmp_path / "runner"
+    copy.mkdir()
+    shutil.copy(str(PROGRAM), str(copy))
+    script.write_text("#!/bin/sh\nexec %s \"$@\"\n" % command)
+    script.chmod(0o755)
+    env = {"PIPX_HOME": str(tmp_path / "pipx"), "PATH": os.path.dirname(sys.executable) + ":" + os.environ["PATH"]}
+    options = dict(python=str(script), program="mycodeinterpreter.py", directory=copy, env=env)
+    return start("noauth", "-nosafe", ready=False, **options).ready(120)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the runners are installed with the newer Pythons' tests")
+@pytest.mark.parametrize("command", ["python3", "uv run", "pipx run"])
+def test_each_way_to_run_it_serves(start, tmp_path, command):
+    assert "`%s mycodeinterpreter.py noauth`" % command in README
+    daemon = daemon_of(start, tmp_path, command)
+    assert daemon.request("POST", "/execcmd?cmd=echo%20hello", b"").body == b"hello\n"
+
+
+def test_the_service_is_one_that_systemd_takes(tmp_path):
+    unit = tmp_path / "mycodeinterpreter.service"
+    unit.write_text(re.search(r"```ini\n(.*?)```", README, re.S).group(1))
+    done = subprocess.run(
+        ["systemd-analyze", "--user", "verify", str(unit)],
+        env=dict(os.environ, XDG_RUNTIME_DIR=str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
