@@ -771,37 +771,19 @@ def can_ask():
 # Commands
 
 
-def group_lives(process):
-    """Whether the process group that a child leads has members."""
+def signal_group(process, number):
+    """Sends a signal, or 0 for none, to the process group that a child leads; whether the group has members."""
     try:
-        os.killpg(process.pid, 0)
+        if process.returncode is not None:
+            # The child has been waited for. While its group lives the system gives its number to no new process; so
+            # where a process has that number the group is somebody else's.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, 0)
+                return False
+        os.killpg(process.pid, number)
+        return True
     except OSError:
         return False
-    if process.returncode is None:
-        return True
-    # The child has been waited for. While its group lives the system gives its number to no new process; so where a
-    # process has that number the group is somebody else's.
-    try:
-        os.kill(process.pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        pass
-    return False
-
-
-def kill_group(process):
-    """Kills the process group that a child leads, and with it what the child has left behind."""
-    if group_lives(process):
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except OSError:
-            pass
-
-
-def runnable(path):
-    """Whether a path leads to a program."""
-    return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def end_of(process):
@@ -832,53 +814,49 @@ class Job:
         self.started, self.timed_out = time.monotonic(), False
         self.memory, self.log = bytearray(), None  # the output: its beginning, or, in a file, all
         self.size = self.kept = 0  # bytes written, and how many of them are in the memory or the log
-        self.bound, self.discard = LOG_LIMIT, False  # discard: nobody will ask for what comes from now on
+        self.bound = LOG_LIMIT  # bytes to keep; less where the disk is full, 0 where nobody will ask for more
 
     def tend(self, seconds, whole=False):
         """Takes output, some seconds at most, until the shell has ended or, if whole, until nobody can write more."""
         until = time.monotonic() + seconds
         deadline = self.started + self.timeout if self.timeout else float("inf")
-        poll = select.poll()
-        for descriptor in (self.pipe, self.ended):
-            if descriptor is not None:
-                poll.register(descriptor, select.POLLIN)
         while self.ended is not None or whole and self.pipe is not None:
             now = time.monotonic()
             if now >= until:
                 return
             if now >= deadline and self.ended is not None:
                 self.timed_out, deadline = True, float("inf")
-                kill_group(self.process)
-            for descriptor, _ in poll.poll(min(until - now, deadline - now, 3600) * 1000 + 1):
-                poll.unregister(descriptor)
-                if descriptor == self.ended:
-                    os.close(self.ended)
-                    self.process.wait()
-                    self.ended = None
-                    self.take()  # what the shell wrote before its end
-                if self.take() and descriptor == self.pipe:
-                    poll.register(self.pipe, select.POLLIN)
-            if self.discard or self.kept >= self.bound:
+                signal_group(self.process, signal.SIGKILL)
+            poll = select.poll()
+            for descriptor in {self.pipe, self.ended} - {None}:
+                poll.register(descriptor, select.POLLIN)
+            ready = dict(poll.poll(min(until - now, deadline - now, 3600) * 1000 + 1))
+            if self.ended in ready:
+                os.close(self.ended)
+                self.process.wait()
+                self.ended = None
+                self.take()  # what the shell wrote before its end
+            self.take()
+            if self.kept >= self.bound:
                 time.sleep(0.002)  # who writes without end shall wait for us
 
     def take(self):
-        """Takes a block, as much as a pipe holds, or sees its end; whether the pipe is open. Raises OSError."""
+        """Takes a block, as much as a pipe holds, or sees its end; raises OSError."""
         if self.pipe is None:
-            return False
+            return
         try:
             data = os.read(self.pipe, BLOCK if self.size > OUTPUT_LIMIT else OUTPUT_LIMIT)
         except BlockingIOError:
-            return True
+            return
         if not data:
             os.close(self.pipe)
             self.pipe = None
         self.size += len(data)
-        if not self.discard and self.log is None and self.size <= OUTPUT_LIMIT:
+        if self.log is None and self.size <= OUTPUT_LIMIT:
             self.memory += data
             self.kept = self.size
-        elif not self.discard and self.open_log():
+        elif self.open_log():
             self._append(data)
-        return self.pipe is not None
 
     def open_log(self):
         """Sees to it that the output is in the log, and goes on there; False where the disk has no room for one."""
@@ -903,11 +881,9 @@ class Job:
                 self.note("the log ends here: it keeps %d bytes" % self.kept)
 
     def note(self, sentence):
-        """Adds a last line to the log, where the disk has room for it."""
-        try:
+        """Adds a last line to the log, where there is one and room for it."""
+        with contextlib.suppress(OSError, TypeError):
             os.write(self.log, b"\n[%s]\n" % sentence.encode())
-        except (OSError, TypeError):
-            pass
 
     def close(self):
         """Lets go of what is open; the log's file stays."""
@@ -937,7 +913,8 @@ class Runner:
         self._shell, self._timeout, self._numbers = shell, timeout, itertools.count(1)
         # Looked up once: Popen would try each directory of the PATH each time, a tenth of a short command.
         found = (os.path.join(directory, shell[0]) for directory in os.get_exec_path())
-        self._program = shell[0] if os.path.dirname(shell[0]) else next(filter(runnable, found), None)
+        programs = (path for path in found if os.path.isfile(path) and os.access(path, os.X_OK))
+        self._program = shell[0] if os.path.dirname(shell[0]) else next(programs, None)
         self._lock = threading.Lock()  # guards _directory, _processes and _closed
         self._directory, self._closed = None, False
         self._processes = set()  # those whose group may be alive
@@ -970,7 +947,7 @@ class Runner:
             del pipe[0]
         except OSError as error:
             if process:  # no descriptor is left to tend it with
-                kill_group(process)
+                signal_group(process, signal.SIGKILL)
                 process.wait()
             if error.errno == errno.E2BIG:
                 raise HTTPError(400, "the command is longer than the system takes; send it as stdin of `sh`") from None
@@ -981,7 +958,7 @@ class Runner:
         with self._lock:
             self._processes.add(process)
             if self._closed:
-                kill_group(process)
+                signal_group(process, signal.SIGKILL)
         return job
 
     def leave(self, job):
@@ -993,7 +970,7 @@ class Runner:
         try:
             thread.start()
         except RuntimeError:
-            kill_group(job.process)
+            signal_group(job.process, signal.SIGKILL)
             job.tend(1, whole=True)
             job.close()
             raise HTTPError(500, "no thread is left to tend a command that goes on; it was killed") from None
@@ -1001,18 +978,18 @@ class Runner:
 
     def _finish(self, job):
         job.tend(float("inf"), whole=True)
-        if job.log is not None and not job.discard and job.ending():
+        if job.bound and job.ending():
             job.note(job.ending())
         job.close()
         with self._lock:  # stays who runs, or has left jobs behind, their output elsewhere
-            self._processes = {one for one in self._processes if one.returncode is None or group_lives(one)}
+            self._processes = {one for one in self._processes if one.returncode is None or signal_group(one, 0)}
 
     def kill(self):
         """Kills what still runs."""
         with self._lock:
             self._closed = True
             for process in self._processes:
-                kill_group(process)
+                signal_group(process, signal.SIGKILL)
 
     def clean(self):
         """Removes this run's directory, by a process that outlives us where there is much in it; raises OSError."""
@@ -1180,10 +1157,12 @@ class Result:
             limit //= 2
             head, tail = self._cut(job, limit)
         self.truncated = job.size > head + tail
-        job.discard = not (self.running or self.truncated)
-        self.log = job.path if not job.discard and job.open_log() else None
-        if self._file and job.discard:
-            os.unlink(job.path)
+        told = self.running or self.truncated
+        self.log = job.path if told and job.open_log() else None
+        if not told:
+            job.bound = 0
+            if self._file:
+                os.unlink(job.path)
         said = [] if self.running else [job.ending()]
         if self.running:
             said += ["still running after %.3g s, pid %d" % (held, self.pid)]
