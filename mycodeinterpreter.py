@@ -200,25 +200,23 @@ def parameters(names, pairs):
     return found
 
 
+def needed(given, name, usage):
+    """The str of a parameter that must be there; raises HTTPError 400."""
+    text = text_of(given.get(name, b""), name)
+    if not text:
+        raise HTTPError(400, "%s is missing: %s" % (name, usage))
+    return text
+
+
 _EXECCMD_NAMES = ("cmd", "stdin", "wait", "limit")
 
 
 def command_arguments(pairs):
-    """(command, stdin, rest, wait, limit) for `execcmd` from pairs; raises HTTPError 400."""
+    """(command, stdin, wait, limit) for `execcmd` from pairs; raises HTTPError 400."""
     given = parameters(_EXECCMD_NAMES, pairs)
-    command = text_of(given.get("cmd", b""), "cmd")
-    if not command:
-        raise HTTPError(400, "cmd is missing: POST /execcmd?cmd=COMMAND")
+    command = needed(given, "cmd", "POST /execcmd?cmd=COMMAND")
     wait, limit = (number_of(given[name], name) if name in given else None for name in ("wait", "limit"))
-    return command, given.get("stdin", b""), None, wait, limit
-
-
-def file_argument(given):
-    """The filename among parameters; raises HTTPError 400."""
-    filename = text_of(given.get("filename", b""), "filename")
-    if not filename:
-        raise HTTPError(400, "filename is missing: GET /get-file?filename=PATH")
-    return filename
+    return command, given.get("stdin", b""), wait, limit
 
 
 def percent(name):
@@ -1143,45 +1141,45 @@ def download(link, hosts, seconds):
 class Result:
     """What has come of a command when its request is answered.
 
-    exit_code (negative: a signal; None while it runs), running, timed_out, truncated, pid, log (a path or None),
-    seconds, and `parts`, its output and a last line in brackets: bytes, or (file, start, count) of the log.
+    `facts`, as JSON has them: exit_code (negative: a signal; None while it runs), truncated, running, pid, log (a path
+    or None), seconds; and `parts`, its output and a last line in brackets: bytes, or (file, start, count) of the log.
     """
 
     def __init__(self, job, limit, held, copies):
-        self.pid, self.running, self.exit_code = job.process.pid, job.ended is not None, job.process.returncode
-        self.seconds, self.timed_out = time.monotonic() - job.started, job.timed_out and job.ended is None
+        seconds, pid, running = time.monotonic() - job.started, job.process.pid, job.ended is not None
+        code, self.timed_out = (None, False) if running else (job.process.returncode, job.timed_out)
         self._file = open(job.path, "rb", buffering=0) if job.log is not None else None
         bound = 1.5 * max(limit, OUTPUT_LIMIT)  # in JSON a byte may take six characters
-        head, tail = self._cut(job, limit)
+        left_out = self._cut(job, limit)
         while copies and copies * len(json.dumps(self.output(), ensure_ascii=False)) > bound:
             limit //= 2
-            head, tail = self._cut(job, limit)
-        self.truncated = job.size > head + tail
-        told = self.running or self.truncated
-        self.log = job.path if told and job.open_log() else None
-        if not told:
+            left_out = self._cut(job, limit)
+        log = job.path if (running or left_out) and job.open_log() else None
+        if not running and not left_out:
             job.bound = 0
             if self._file:
                 os.unlink(job.path)
-        said = [] if self.running else [job.ending()]
-        if self.running:
-            said += ["still running after %.3g s, pid %d" % (held, self.pid)]
-            said += ["its output goes on in %s" % self.log if self.log else "the disk is full, its output is lost"]
-        if self.truncated:
-            said += ["\u2026 %d bytes left out \u2026" % (job.size - head - tail)]
+        said = [] if running else [job.ending()]
+        if running:
+            said += ["still running after %.3g s, pid %d" % (held, pid)]
+            said += ["its output goes on in %s" % log if log else "the disk is full, its output is lost"]
+        if left_out:
+            said += ["\u2026 %d bytes left out \u2026" % left_out]
             which = "the whole output is" if job.kept == job.size else "its first %d bytes are" % job.kept
-            said += ["%s in %s" % (which, self.log)] if self.log and not self.running else []
+            said += ["%s in %s" % (which, log)] if log and not running else []
         said = "; ".join(filter(None, said))
         if said:
             line_open = job.kept and read_part(self._part(job, job.kept - 1, 1)) != b"\n"
             self.parts.append(("\n[%s]\n" % said).encode()[not line_open :])
+        self.facts = dict(exit_code=code, truncated=left_out > 0, running=running, pid=pid, log=log)
+        self.facts["seconds"] = round(seconds, 3)
 
     def _cut(self, job, limit):
-        """Makes the parts: all of the output or, over limit bytes, its two ends, whose lengths it returns."""
+        """Makes the parts: all of the output or, over limit bytes, its two ends; returns how much is left out."""
         head, tail = (limit - limit // 2, limit // 2) if limit and job.kept > limit else (job.kept, 0)
         self.parts = [self._part(job, 0, head)]
         self.parts += [b"\n[\xe2\x80\xa6]\n", self._part(job, job.kept - tail, tail)] if tail else []
-        return head, tail
+        return job.size - head - tail
 
     def _part(self, job, start, count):
         return (self._file, start, count) if self._file else bytes(job.memory[start : start + count])
@@ -1189,11 +1187,6 @@ class Result:
     def output(self):
         """All parts as one str."""
         return b"".join(map(read_part, self.parts)).decode("utf-8", "replace")
-
-    def facts(self):
-        """All but the parts, as JSON has them."""
-        names = ("exit_code", "truncated", "running", "pid", "log")
-        return dict({name: getattr(self, name) for name in names}, seconds=round(self.seconds, 3))
 
     def close(self):
         """Lets go of the log."""
@@ -1206,12 +1199,14 @@ def read_part(part):
     return part if isinstance(part, bytes) else os.pread(part[0].fileno(), part[2], part[1])
 
 
-def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None, copies=0):
-    """The Result of a command line (str); its input as bytes and, if longer, the rest as a Body; wait in seconds.
+def execcmd(caller, command, stdin, wait, limit, copies):
+    """The Result of a command line (str); what is left of the request's body is the rest of its input.
 
     copies: how often the answer has the output in JSON, which then is bounded even where limit is 0.
     """
-    server, asked, longer = caller.server, time.monotonic(), rest is not None and not rest.done
+    import tempfile
+
+    server, asked, longer = caller.server, time.monotonic(), not caller.body.done
     hold = server.hold if wait is None else min(wait, 86400)
     facts = ["in " + visible(server.directory)[0]]
     facts += ["by " + visible(" ".join(server.shell))[0]] if server.shell else []
@@ -1222,32 +1217,28 @@ def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None, copies
         facts.append("its standard input, %d bytes, %d shown as escapes: %s" % (len(stdin), hidden, text))
     key = None if longer else ("execcmd", command, stdin)
     caller.approve(Action("execcmd", command, facts, key), max(hold, server.hold))
-    with contextlib.ExitStack() as stack:
-        source = None
-        if stdin:
-            import tempfile
-
-            source = stack.enter_context(tempfile.TemporaryFile(dir=server.runner.directory))
+    with tempfile.TemporaryFile(dir=server.runner.directory) if stdin else contextlib.nullcontext() as source:
+        if source:
             source.write(stdin)
             block = memoryview(bytearray(BLOCK if longer else 0))
-            while longer and not rest.done:
-                source.write(block[: rest.readinto(block)])
+            while not caller.body.done:
+                source.write(block[: caller.body.readinto(block)])
             source.seek(0)
         job = server.runner.start(command, source)
     try:
         job.tend(max(hold - (time.monotonic() - asked), min(hold, 1)))
         limit = server.limit if limit is None else int(limit)
         result = Result(job, min(limit, JSON_LIMIT) or JSON_LIMIT if copies else limit, hold, copies)
-        caller.result = result.facts()
+        caller.result = result.facts
         return result
     finally:
         caller.tenders += server.runner.leave(job)
 
 
-def get_file(caller, filename):
-    """(file, status) of a file, opened before the question: what is shown is what is sent."""
-    path, facts, failure = os.path.join(caller.server.directory, filename), [], None
-    real = path
+def get_file(caller, given):
+    """(file, status, filename) of a parameter, opened before the question: what is shown is what is sent."""
+    filename, facts, failure = needed(given, "filename", "GET /get-file?filename=PATH"), [], None
+    path = real = os.path.join(caller.server.directory, filename)
     with contextlib.ExitStack() as stack:
         try:
             file, status, real = opened(path)
@@ -1261,7 +1252,7 @@ def get_file(caller, filename):
         if failure:
             raise failure
         stack.pop_all()
-        return file, status
+        return file, status, filename
 
 
 def file_events(caller, given):
@@ -1576,9 +1567,9 @@ def call_tool(caller, params):
         data = json.dumps(given).encode()
         if name == "execcmd":
             with contextlib.closing(execcmd(caller, *command_arguments(json_pairs(data)), copies=2)) as result:
-                output, failed = result.output(), bool(result.exit_code) or result.timed_out
+                output, failed = result.output(), bool(result.facts["exit_code"]) or result.timed_out
                 answer = {"content": [{"type": "text", "text": output}]}
-                return dict(answer, structuredContent=dict(result.facts(), output=output), isError=failed)
+                return dict(answer, structuredContent=dict(result.facts, output=output), isError=failed)
         if name == "get-file":
             return {"content": [file_block(caller, parameters(("filename",), json_pairs(data)))], "isError": False}
         unknown = set(given) - set(tool["inputSchema"]["properties"])
@@ -1595,8 +1586,7 @@ def call_tool(caller, params):
 
 def file_block(caller, given):
     """A file as a content block: text where it is UTF-8, an image where it is one, else an embedded resource."""
-    filename = file_argument(given)
-    file, status = get_file(caller, filename)
+    file, status, filename = get_file(caller, given)
     with file:
         data, kind = whole(caller, file, status, filename), mime_type(filename)
     try:
@@ -1743,22 +1733,19 @@ class Handler(socketserver.BaseRequestHandler):
             pairs += given
         elif data:
             pairs.append(("stdin", data))
-        command, stdin, _, wait, limit = command_arguments(pairs)
         as_json = prefers_json(self.headers.get("accept", ""))
-        result = execcmd(self, command, stdin, self.body, wait, limit, copies=as_json)
-        with contextlib.closing(result):
-            status = 202 if result.running else 408 if result.timed_out else 200
+        with contextlib.closing(execcmd(self, *command_arguments(pairs), copies=as_json)) as result:
+            status = 202 if result.facts["running"] else 408 if result.timed_out else 200
             if as_json:
-                return self.answer_json(dict(result.facts(), output=result.output()), status)
-            told = [(name, "true" if value is True else value) for name, value in result.facts().items()]
+                return self.answer_json(dict(result.facts, output=result.output()), status)
+            told = [(name, "true" if value is True else value) for name, value in result.facts.items()]
             headers = [("X-" + n.title().replace("_", "-"), v) for n, v in told if v is not None and v is not False]
             return self.answer(status, result.parts, headers)
 
     def get_file(self):
         """GET /get-file: conditions and one range (RFC 9110 13, 14)."""
         given = parameters(("filename", "openaiFileResponse"), form_pairs(self.query))
-        filename = file_argument(given)
-        file, status = get_file(self, filename)
+        file, status, filename = get_file(self, given)
         with file:
             if given.get("openaiFileResponse", b"false") == b"true":
                 data = base64.b64encode(whole(self, file, status, filename)).decode()

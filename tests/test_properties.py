@@ -288,7 +288,7 @@ def test_parameters_are_refused_or_all_there(query):
     assert found == dict(pairs) if good else found.status == 400
     arguments = result(program.command_arguments, pairs)
     if not isinstance(arguments, program.HTTPError):
-        command, stdin, _, wait, limit = arguments
+        command, stdin, wait, limit = arguments
         assert command.encode() == found["cmd"] and "\0" not in command and stdin == found.get("stdin", b"")
         assert all(value is None or 0 <= value < 1e16 for value in (wait, limit))
 
