@@ -43,10 +43,9 @@ import unicodedata
 from http import HTTPStatus
 
 try:
-    import fcntl
     import termios
 except ImportError:  # Windows
-    fcntl = termios = None  # type: ignore[assignment]
+    termios = None  # type: ignore[assignment]
 
 __version__ = "0.1.0"
 
@@ -148,14 +147,10 @@ def _members(pairs):
     return dict(pairs)
 
 
-def _no_constant(name):
-    raise ValueError("JSON has no %s" % name)
-
-
 def parse_json(data):
     """The value in JSON bytes; raises ValueError, also where a name comes twice, or for NaN and its like."""
-    try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_constant)
+    try:  # int takes none of what would be given to it, NaN, Infinity and -Infinity
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=int)
     except RecursionError:
         raise ValueError("too deep") from None
 
@@ -228,11 +223,6 @@ def refusal(error):
     """The HTTPError for an OSError: 507 where the disk is full, else 500."""
     status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 500
     return HTTPError(status, "the system refused: %s; see to it and try again" % (error.strerror or error))
-
-
-def stored(files):
-    """What is said of [(name, bytes)] that were stored."""
-    return "".join("stored %s, %d bytes\n" % one for one in files)
 
 
 def credentials(header):
@@ -433,10 +423,8 @@ class Connection:
 
     def hang_up(self):
         """Ends it from another thread; who reads or writes it finds it closed."""
-        try:
+        with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
     def gone(self):
         """Whether the client has hung up."""
@@ -465,8 +453,7 @@ class Body:
         self._connection, self._chunked = connection, coding is not None
         self._expect = version == "1.1" and headers.get("expect", "").lower() == "100-continue"
         self.length = None if self._chunked else int(length or 0)  # bytes, None where nobody knows yet
-        self.framed, self.done = self._chunked or length is not None, self.length == 0
-        self._left = self.length or 0  # bytes of the body, or of the chunk at hand
+        self.done, self._left = self.length == 0, self.length or 0  # _left: of the body, or of the chunk at hand
         connection.allow(IDLE_TIMEOUT)
 
     def readinto(self, view):
@@ -492,10 +479,9 @@ class Body:
         if not re.match(rb"[0-9A-Fa-f]{1,15}\Z", size):
             raise HTTPError(400, "the size of a chunk is not a hexadecimal number")
         self._left = int(size, 16)
-        trailers = itertools.count()
-        while not self._left and not self.done:  # the last chunk; trailers are read and dropped
-            self.done = not self._connection.line(8192)
-            if next(trailers) > MAX_HEADERS:
+        if not self._left:  # the last chunk; trailers are read and dropped
+            self.done = any(not self._connection.line(8192) for _ in range(MAX_HEADERS + 1))
+            if not self.done:
                 raise HTTPError(400, "the chunked body has over %d trailers" % MAX_HEADERS)
 
     def read(self, limit):
@@ -563,11 +549,9 @@ def multipart(content_type, readinto):
         data = window.take(at if at >= 0 else max(0, len(window) - len(delimiter) + 1))
         if in_part and data:
             yield data
-        if at < 0:
+        if len(window) < len(delimiter) + 2:
             window.more()
             continue
-        while len(window) < len(delimiter) + 2:
-            window.more()
         data = window.take(len(delimiter))
         follows = bytes(window.view[window.start :][:2])
         if follows == b"--":
@@ -1283,7 +1267,7 @@ def file_events(caller, given):
 
 
 def send_file(caller, events, fact=""):
-    """Stores uploads in the working directory, returns [(name, bytes)]; or raises HTTPError, OSError, storing nothing.
+    """Stores uploads in the working directory and says so; or raises HTTPError, OSError, storing nothing.
 
     events: (field, file name) or (field, file name, fact) at the start of each, then its data in blocks.
     """
@@ -1303,7 +1287,7 @@ def send_file(caller, events, fact=""):
             raise HTTPError(400, "no file was sent; send a part with a filename, as `curl -F document=@FILE` does")
         for upload in uploads:
             upload.commit()
-        return [(os.path.basename(upload.target), upload.size) for upload in uploads]
+        return "".join("stored %s, %d bytes\n" % (os.path.basename(one.target), one.size) for one in uploads)
     finally:
         for upload in uploads:
             upload.discard()
@@ -1424,15 +1408,6 @@ def load_template(directory):
         raise ValueError("openapi_template.json: %s" % error) from None
 
 
-def fill_template(template, url, secured):
-    """The schema of the server at a URL; without its security scheme where none is in force."""
-    filled = dict(template, servers=[dict(template["servers"][0], url=url)])
-    if not secured:
-        del filled["security"]
-        filled["components"] = {name: v for name, v in template["components"].items() if name != "securitySchemes"}
-    return filled
-
-
 # MCP: the Model Context Protocol (https://modelcontextprotocol.io/specification), by Streamable HTTP
 
 MCP_HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26")  # versions that `initialize` chooses
@@ -1524,9 +1499,9 @@ def call_method(caller, method, params, stateless):
     elif method == "ping" and not stateless:
         result = {}
     elif method == ("server/discover" if stateless else "initialize"):
-        result = {"capabilities": {"tools": {}}, "instructions": INSTRUCTIONS}
-        result["instructions"] += CONFIRMED if caller.server.asks else ""
-        result["instructions"] %= socket.gethostname(), sys.platform, caller.server.directory
+        instructions = INSTRUCTIONS % (socket.gethostname(), sys.platform, caller.server.directory)
+        instructions += CONFIRMED if caller.server.asks else ""
+        result = {"capabilities": {"tools": {}}, "instructions": instructions}
         if stateless:
             result.update(supportedVersions=[MCP_STATELESS, *MCP_HANDSHAKE], _meta={_META + "serverInfo": _SERVER})
             result.update(ttlMs=0, cacheScope="private")
@@ -1575,7 +1550,7 @@ def call_tool(caller, params):
         unknown = set(given) - set(tool["inputSchema"]["properties"])
         if unknown:
             raise HTTPError(400, "there is no argument %s" % visible(", ".join(unknown))[0])
-        text = stored(send_file(caller, file_events(caller, json_object(data))))
+        text = send_file(caller, file_events(caller, json_object(data)))
         return {"content": [{"type": "text", "text": text}], "isError": False}
     except HTTPError as error:
         text = error.message
@@ -1769,7 +1744,7 @@ class Handler(socketserver.BaseRequestHandler):
 
     def send_file(self):
         """POST /send-file"""
-        if not self.body.framed:
+        if not {"content-length", "transfer-encoding"} & set(self.headers):
             raise HTTPError(411, "the length of the body is missing; send Content-Length or Transfer-Encoding: chunked")
         parameters((), form_pairs(self.query))
         kind = self.headers.get("content-type", "")
@@ -1780,12 +1755,15 @@ class Handler(socketserver.BaseRequestHandler):
         else:
             raise HTTPError(400, "send the file as multipart/form-data, as `curl -F document=@FILE` does")
         fact = "of a length not known yet" if self.body.length is None else "%d bytes at most" % self.body.length
-        self.answer(200, [stored(send_file(self, events, fact)).encode()])
+        self.answer(200, [send_file(self, events, fact).encode()])
 
     def openapi(self):
         """GET /openapi.json: fetched through the secret URL it names that, and no other credentials."""
-        secured = self.server.key is not None and not self.secret_url
-        filled = fill_template(self.server.template, self.base_url(), secured)
+        template = self.server.template
+        filled = dict(template, servers=[dict(template["servers"][0], url=self.base_url())])
+        if self.server.key is None or self.secret_url:
+            del filled["security"]
+            filled["components"] = {name: v for name, v in template["components"].items() if name != "securitySchemes"}
         self.answer_json(filled)
 
     def mcp(self):
@@ -1799,13 +1777,13 @@ class Handler(socketserver.BaseRequestHandler):
 
     def answer_error(self, error):
         """Answers with one plain sentence, in JSON where that is preferred; cuts off an answer that is under way."""
-        if self.status is None:
-            text, kind = error.message + "\n", "text/plain; charset=utf-8"
-            if prefers_json(self.headers.get("accept", "")):
-                text, kind = json.dumps({"error": error.message}), "application/json"
-            self.answer(error.status, [text.encode("utf-8", "backslashreplace")], error.headers, kind)
-        else:
+        if self.status is not None:
             self.closing = True
+        elif prefers_json(self.headers.get("accept", "")):
+            data = json.dumps({"error": error.message}).encode()
+            self.answer(error.status, [data], error.headers, "application/json")
+        else:
+            self.answer(error.status, [(error.message + "\n").encode("utf-8", "backslashreplace")], error.headers)
 
     def answer(self, status, parts, headers=(), kind="text/plain; charset=utf-8"):
         """Sends an answer of parts, bytes or (file, start, count): the head and what is small in one send."""
