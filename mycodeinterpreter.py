@@ -790,9 +790,11 @@ class Job:
     what is there. One thread at a time tends a job.
     """
 
-    def __init__(self, process, pipe, path, timeout):
-        self.process, self.pipe, self.path, self.timeout = process, pipe, path, timeout  # pipe: None at its end
+    def __init__(self, process, path, timeout):
+        self.process, self.path, self.timeout = process, path, timeout
         self.ended = end_of(process)  # None when the shell has ended and has been waited for
+        self.pipe = process.stdout  # None at its end
+        os.set_blocking(self.pipe.fileno(), False)
         self.started, self.timed_out = time.monotonic(), False
         self.memory, self.log = bytearray(), None  # the output: its beginning, or, in a file, all
         self.size = self.kept = 0  # bytes written, and how many of them are in the memory or the log
@@ -824,14 +826,11 @@ class Job:
 
     def take(self):
         """Takes a block, as much as a pipe holds, or sees its end; raises OSError."""
-        if self.pipe is None:
-            return
-        try:
-            data = os.read(self.pipe, BLOCK if self.size > OUTPUT_LIMIT else OUTPUT_LIMIT)
-        except BlockingIOError:
+        data = self.pipe and self.pipe.read(BLOCK if self.size > OUTPUT_LIMIT else OUTPUT_LIMIT)
+        if data is None:  # at the end already, or nothing there
             return
         if not data:
-            os.close(self.pipe)
+            self.pipe.close()
             self.pipe = None
         self.size += len(data)
         if self.log is None and self.size <= OUTPUT_LIMIT:
@@ -869,9 +868,9 @@ class Job:
 
     def close(self):
         """Lets go of what is open; the log's file stays."""
-        for descriptor in (self.pipe, self.ended, self.log):
-            if descriptor is not None:
-                os.close(descriptor)
+        self.process.stdout.close()
+        for descriptor in {self.ended, self.log} - {None}:
+            os.close(descriptor)
         self.pipe = self.ended = self.log = None
 
     def ending(self):
@@ -913,30 +912,26 @@ class Runner:
 
     def start(self, command, stdin=None):
         """A Job that runs a command line (str) with a file, or nothing, as its input; raises HTTPError 400, 500."""
-        path, process, pipe = os.path.join(self.directory, "%d.log" % next(self._numbers)), None, []
+        path, process = os.path.join(self.directory, "%d.log" % next(self._numbers)), None
         try:
-            pipe += os.pipe()
-            os.set_blocking(pipe[0], False)
             process = subprocess.Popen(
                 self._shell + [os.fsencode(command)],
+                bufsize=0,
                 executable=self._program,
                 stdin=stdin or subprocess.DEVNULL,
-                stdout=pipe[1],
-                stderr=pipe[1],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,  # with no terminal that it could open as /dev/tty
             )
-            job = Job(process, pipe[0], path, self._timeout)
-            del pipe[0]
+            job = Job(process, path, self._timeout)
         except OSError as error:
             if process:  # no descriptor is left to tend it with
                 signal_group(process, signal.SIGKILL)
+                process.stdout.close()
                 process.wait()
             if error.errno == errno.E2BIG:
                 raise HTTPError(400, "the command is longer than the system takes; send it as stdin of `sh`") from None
             raise HTTPError(500, "%s would not start: %s" % (self._shell[0], error.strerror)) from None
-        finally:
-            for descriptor in pipe:
-                os.close(descriptor)
         with self._lock:
             self._processes.add(process)
             if self._closed:
@@ -1434,7 +1429,7 @@ def answer_post(caller, data, headers):
     try:
         message = parse_json(data)
     except ValueError:
-        message = MCPError(-32700, "the body is not JSON in UTF-8")
+        return {"jsonrpc": "2.0", "id": None, "error": MCPError(-32700, "the body is not JSON in UTF-8").error}, 400
     if isinstance(message, list) and message and headers.get("mcp-protocol-version", "2025-03-26") == "2025-03-26":
         answers = [answer for answer, _ in (answer_message(caller, one, headers) for one in message) if answer]
         return answers or None, 200 if answers else 202
@@ -1445,8 +1440,6 @@ def answer_message(caller, message, headers):
     """(answer, HTTP status) to one message; the answer is None to notifications and responses."""
     identity = None
     try:
-        if isinstance(message, MCPError):
-            raise message
         if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
             raise MCPError(-32600, "the body is not one JSON-RPC 2.0 message")
         try:
