@@ -347,16 +347,13 @@ class Connection:
 
     def __init__(self, sock):
         self.sock, self.pending, self._timeout = sock, bytearray(), None
+        self.patience = 0  # seconds left for what arrives, which grow up to IDLE_TIMEOUT while it beats SLOWEST
         self.idle_since = time.monotonic()  # None while a request is served
         set_timeout(sock, "SO_SNDTIMEO", IDLE_TIMEOUT)
 
-    def allow(self, seconds):
-        """From now on we wait so long for what arrives, and up to IDLE_TIMEOUT while it comes faster than SLOWEST."""
-        self._patience = seconds
-
     def _receive(self, receive, where):
         """What a socket's receive(where) returns, in time; raises HTTPError 408."""
-        began, timeout = time.monotonic(), max(0.01, self._patience)
+        began, timeout = time.monotonic(), max(0.01, self.patience)
         if timeout != self._timeout:
             set_timeout(self.sock, "SO_RCVTIMEO", timeout)
             self._timeout = timeout
@@ -365,7 +362,7 @@ class Connection:
         except (BlockingIOError, socket.timeout):
             raise HTTPError(408, "the request came too slowly; send it again") from None
         count = received if isinstance(received, int) else len(received)
-        self._patience = min(IDLE_TIMEOUT, self._patience + count / SLOWEST - time.monotonic() + began)
+        self.patience = min(IDLE_TIMEOUT, self.patience + count / SLOWEST - time.monotonic() + began)
         return received
 
     def readinto(self, view):
@@ -386,15 +383,13 @@ class Connection:
     def head(self):
         """The next request head, without the empty line that ends it; None where no request comes."""
         if not self.pending:
-            self.idle_since = time.monotonic()
-            self.allow(IDLE_TIMEOUT)
+            self.idle_since, self.patience = time.monotonic(), IDLE_TIMEOUT
             try:
                 if not self.fill():
                     return None
             except HTTPError:
                 return None
-        self.idle_since, seen = None, 0
-        self.allow(HEAD_TIMEOUT)
+        self.idle_since, self.patience, seen = None, HEAD_TIMEOUT, 0
         while True:
             if self.pending.startswith(b"\r\n"):  # an empty line before a request is nothing (RFC 9112 2.2)
                 del self.pending[:2]
@@ -454,7 +449,7 @@ class Body:
         self._expect = version == "1.1" and headers.get("expect", "").lower() == "100-continue"
         self.length = None if self._chunked else int(length or 0)  # bytes, None where nobody knows yet
         self.done, self._left = self.length == 0, self.length or 0  # _left: of the body, or of the chunk at hand
-        connection.allow(IDLE_TIMEOUT)
+        connection.patience = IDLE_TIMEOUT
 
     def readinto(self, view):
         """How many bytes were put into view; 0 at the end of the body."""
@@ -1320,6 +1315,10 @@ def _parameter(name, description, required=False, **schema):
     return {"name": name, "in": "query", "description": description, "required": required, "schema": schema}
 
 
+def _body(required, schemas):
+    return {"required": required, "content": {kind: {"schema": schema} for kind, schema in schemas.items()}}
+
+
 def _object(required=(), **properties):
     """An object's schema; a property is a description of a string, or a schema."""
     schemas = {k: {"type": "string", "description": v} if isinstance(v, str) else v for k, v in properties.items()}
@@ -1337,10 +1336,7 @@ _EXECCMD = _operation(
         _parameter("wait", "Seconds to wait before it is answered as still running.", type="number", minimum=0),
         _parameter("limit", "Bytes of output, 0 for all; head and tail are kept.", type="integer", minimum=0),
     ],
-    requestBody={
-        "required": False,
-        "content": {"application/json": {"schema": _object(stdin="Standard input for the command.")}},
-    },
+    requestBody=_body(False, {"application/json": _object(stdin="Standard input for the command.")}),
 )
 _GET_FILE = _operation(
     "get-file",
@@ -1356,7 +1352,7 @@ _GET_FILE = _operation(
 )
 _HANDED = _object(("download_url", "file_id"), download_url="Where it is.", file_id="Its id.", file_name="Its name.")
 _REFS = {"type": "array", "items": {"type": "string"}, "description": "Files of the conversation, at most 10."}
-_DOCUMENT = {"type": "string", "format": "binary", "description": "The file, with its name."}
+_FILE = {"type": "string", "format": "binary", "description": "The file, with its name."}
 _JSON_FILE = _object(
     filename="Name to store it under, in the working directory.",
     content="The file's content, if it is text.",
@@ -1369,13 +1365,9 @@ _SEND_FILE = _operation(
     "Stores files under their own names in the working directory: give filename with content or content_base64, or a "
     "file of the conversation.",
     (200, 400, 401, 403, 408, 411, 413, 429, 500, 507),
-    requestBody={
-        "required": True,
-        "content": {
-            "application/json": {"schema": _JSON_FILE},
-            "multipart/form-data": {"schema": _object(["document"], document=_DOCUMENT)},
-        },
-    },
+    requestBody=_body(
+        True, {"application/json": _JSON_FILE, "multipart/form-data": _object(["document"], document=_FILE)}
+    ),
     **{"x-mcp-files": {"file": dict(_HANDED, description="A file of the conversation, handed over by ChatGPT.")}}
 )
 TEMPLATE = {
@@ -1657,7 +1649,8 @@ class Handler(socketserver.BaseRequestHandler):
         path, _, self.query = self.target.encode("latin-1").partition(b"?")
         path = unquote(path)
         first, _, rest = path[1:].partition(b"/")
-        self.secret_url = self.server.is_token(first)
+        token = self.server.token
+        self.secret_url = token is not None and self.server.equal(first, token.encode())  # in constant time
         self.path = (b"/" + rest if self.secret_url else path).decode("utf-8", "replace")
         self.admitted = self.secret_url or self.server.is_admitted(self.headers.get("authorization", ""))
         if not self.admitted and self.path != "/openapi.json":
@@ -1841,8 +1834,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.url = self.public_name = None
         self.accepting = self.ending = False
         self.names = {"localhost", options.host.lower()}
-        self._lock = threading.Lock()  # guards connections and audit
-        self.connections = {}
+        self._lock = threading.Lock()  # guards audit
+        self.connections = {}  # socket: Connection; what threads do with it, each a single step, needs no lock
         super().__init__((options.host, options.port), Handler)
 
     def publish(self, url):
@@ -1855,10 +1848,6 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         host, port = self.server_address[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         return "http://%s:%d" % ("[%s]" % host if ":" in host else host, port)
-
-    def is_token(self, segment):
-        """Whether the first segment of a path (bytes) is the secret URL's token, in constant time."""
-        return self.token is not None and self.equal(segment, self.token.encode())
 
     def is_admitted(self, header):
         """Whether an Authorization header lets its sender in, in constant time."""
@@ -1908,14 +1897,13 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def process_request(self, request, client_address):
         """Gives a connection its thread. Over MAX_CONNECTIONS the longest idle one makes room, or else it is closed."""
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with self._lock:
-            idle = [connection for connection in self.connections.values() if connection.idle_since]
-            full = len(self.connections) >= MAX_CONNECTIONS
-            self.connections[request] = Connection(request)
+        full = len(self.connections) >= MAX_CONNECTIONS
+        idle = [one for one in list(self.connections.values()) if full and one.idle_since]
+        self.connections[request] = Connection(request)
         if full and not idle:
             return self.shutdown_request(request)
         if full:
-            min(idle, key=lambda connection: connection.idle_since).hang_up()
+            min(idle, key=lambda one: one.idle_since or time.monotonic()).hang_up()  # it may have just come to life
         self.accepting = True
         try:
             return super().process_request(request, client_address)
@@ -1924,8 +1912,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def shutdown_request(self, request):
         """Closes a connection."""
-        with self._lock:
-            self.connections.pop(request, None)
+        self.connections.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request, client_address):
@@ -1936,32 +1923,24 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Ends it: nobody is asked any more, commands are killed, answers and log lines under way go out."""
         self.gate.close()
         self.runner.kill()
+        still = self.connections.values()
         for hang_up in (False, True):
             until = time.monotonic() + 0.4
-            while any(hang_up or not c.idle_since for c in self._open()) and time.monotonic() < until:
+            while any(hang_up or not one.idle_since for one in list(still)) and time.monotonic() < until:
                 time.sleep(0.01)
-                for connection in self._open() if hang_up else ():
+                for connection in list(still) if hang_up else ():
                     connection.hang_up()
         self.server_close()
         try:
             self.runner.clean()
         except OSError as error:
             self.terminal.log("%s can't be removed: %s" % (error.filename, error.strerror))
-        briefly(self.terminal.write, "", False)
-
-    def _open(self):
-        with self._lock:
-            return list(self.connections.values())
-
-
-def briefly(function, *arguments):
-    """Calls a function that may hang, and waits for it no longer than 0.3 s."""
-    thread = threading.Thread(target=function, args=arguments, daemon=True)
-    try:
-        thread.start()
-        thread.join(0.3)
-    except RuntimeError:  # there are no more threads to be had
-        function(*arguments)
+        last = threading.Thread(target=self.terminal.write, args=("", False), daemon=True)
+        try:
+            last.start()
+            last.join(0.3)  # it may hang
+        except RuntimeError:  # there are no more threads to be had
+            self.terminal.write("", False)
 
 
 # The tunnel
