@@ -978,7 +978,6 @@ class Runner:
 
 # Files
 
-
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)  # a FIFO or link put in a file's place is no file
 
 
@@ -1251,8 +1250,6 @@ def file_events(caller, given):
         try:
             yield from download(link, caller.server.file_hosts, caller.server.hold)
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise
             raise HTTPError(400, "the link of %s failed: %s" % (visible(name)[0], error)) from None
 
 
@@ -1523,34 +1520,32 @@ def call_tool(caller, params):
     tool = next((tool for tool in tools(caller.server.template) if tool["name"] == name), None)
     if not tool or not isinstance(given, dict):
         raise MCPError(-32602, "there is no such tool, or its arguments are not an object; see tools/list", 200)
+    data, more, failed = json.dumps(given).encode(), {}, False
     try:
-        data = json.dumps(given).encode()
         if name == "execcmd":
             with contextlib.closing(execcmd(caller, *command_arguments(json_pairs(data)), copies=2)) as result:
-                output, failed = result.output(), bool(result.facts["exit_code"]) or result.timed_out
-                answer = {"content": [{"type": "text", "text": output}]}
-                return dict(answer, structuredContent=dict(result.facts, output=output), isError=failed)
-        if name == "get-file":
-            return {"content": [file_block(caller, parameters(("filename",), json_pairs(data)))], "isError": False}
-        unknown = set(given) - set(tool["inputSchema"]["properties"])
-        if unknown:
-            raise HTTPError(400, "there is no argument %s" % visible(", ".join(unknown))[0])
-        text = send_file(caller, file_events(caller, json_object(data)))
-        return {"content": [{"type": "text", "text": text}], "isError": False}
-    except HTTPError as error:
-        text = error.message
-    except OSError as error:
-        text = refusal(error).message
-    return {"content": [{"type": "text", "text": text}], "isError": True}
+                block, failed = result.output(), bool(result.facts["exit_code"]) or result.timed_out
+                more = {"structuredContent": dict(result.facts, output=block)}
+        elif name == "get-file":
+            block = file_block(caller, parameters(("filename",), json_pairs(data)))
+        else:
+            unknown = set(given) - set(tool["inputSchema"]["properties"])
+            if unknown:
+                raise HTTPError(400, "there is no argument %s" % visible(", ".join(unknown))[0])
+            block = send_file(caller, file_events(caller, json_object(data)))
+    except (HTTPError, OSError) as error:
+        block, failed = (error if isinstance(error, HTTPError) else refusal(error)).message, True
+    content = {"type": "text", "text": block} if isinstance(block, str) else block
+    return dict({"content": [content]}, **more, isError=failed)
 
 
 def file_block(caller, given):
-    """A file as a content block: text where it is UTF-8, an image where it is one, else an embedded resource."""
+    """A file as a str where it is UTF-8, else as a content block: an image where it is one, or an embedded resource."""
     file, status, filename = get_file(caller, given)
     with file:
         data, kind = whole(caller, file, status, filename), mime_type(filename)
     try:
-        return {"type": "text", "text": data.decode("utf-8")}
+        return data.decode("utf-8")
     except UnicodeDecodeError:
         data = base64.b64encode(data).decode()
     if kind.startswith("image/"):
@@ -1865,13 +1860,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         operation, subject = (request.action or (request.method or "-", request.path or "-"))[:2]
         for secret in filter(None, (self.token, self.key and self.key.decode("utf-8", "replace"))):
             subject = subject.replace(secret, "***")
-        seconds, shown = round(time.monotonic() - request.started, 3), visible(subject)[0]
-        entry = (time.strftime("%Y-%m-%d %H:%M:%S"), request.client, operation, shown, request.decision)
-        entry += (request.status or 0, request.sent, seconds)
-        self.terminal.log("%s %s %s %.200s %s %d %dB %ss" % entry)
+        entry = dict(time=time.strftime("%Y-%m-%d %H:%M:%S"), client=request.client, operation=operation)
+        entry.update(subject=visible(subject)[0], decision=request.decision, status=request.status or 0)
+        entry.update(bytes=request.sent, seconds=round(time.monotonic() - request.started, 3))
+        self.terminal.log("%s %s %s %.200s %s %d %dB %ss" % tuple(entry.values()))
         if self.audit:
-            names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
-            line = json.dumps(dict(zip(names, entry), subject=subject, result=request.result)).encode() + b"\n"
+            line = json.dumps(dict(entry, subject=subject, result=request.result)).encode() + b"\n"
             with self._lock:
                 try:
                     size = os.fstat(self.audit.fileno()).st_size
