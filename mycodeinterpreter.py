@@ -83,7 +83,6 @@ class HTTPError(Exception):
 _PLAIN = re.compile(r"[ -\[\]-~]*\Z")  # printable ASCII without the backslash
 # By category letters and symbols; on the screen blank, or drawn into the letter before.
 _BLANK = re.compile("[\u115f-\u11ff\u2800\u3164\ud7b0-\ud7ff\uffa0\U0001d159]")
-_SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -91,7 +90,7 @@ def _shown(char):
     mark = unicodedata.category(char)[0] == "M" or _BLANK.match(char)
     if char.isprintable() and char != "\\" and not mark and unicodedata.normalize("NFC", char) == char:
         return char
-    return _SHORT.get(char) or char.encode("unicode_escape").decode()
+    return char.encode("unicode_escape").decode()
 
 
 def visible(text):
@@ -148,11 +147,9 @@ def _members(pairs):
 
 
 def parse_json(data):
-    """The value in JSON bytes; raises ValueError, also where a name comes twice, or for NaN and its like."""
-    try:  # int takes none of what would be given to it, NaN, Infinity and -Infinity
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=int)
-    except RecursionError:
-        raise ValueError("too deep") from None
+    """The value in JSON bytes; raises RecursionError or ValueError, also where a name comes twice."""
+    # Nor are NaN, Infinity and -Infinity JSON: int takes none of them.
+    return json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=int)
 
 
 def to_json(value):
@@ -166,7 +163,7 @@ def json_object(data):
         value = parse_json(data)
         to_json(value)
         return dict(value.items())
-    except (AttributeError, ValueError):
+    except (AttributeError, RecursionError, ValueError):
         raise HTTPError(400, "the body is not a JSON object in UTF-8 with each name once; mend it") from None
 
 
@@ -384,10 +381,9 @@ class Connection:
         """The next request head, without the empty line that ends it; None where no request comes."""
         if not self.pending:
             self.idle_since, self.patience = time.monotonic(), IDLE_TIMEOUT
-            try:
-                if not self.fill():
-                    return None
-            except HTTPError:
+            with contextlib.suppress(HTTPError):
+                self.fill()
+            if not self.pending:
                 return None
         self.idle_since, self.patience, seen = None, HEAD_TIMEOUT, 0
         while True:
@@ -764,18 +760,16 @@ def signal_group(process, number):
 
 
 def end_of(process):
-    """A descriptor that is readable once a process has ended: a pidfd, or a pipe a thread closes; raises OSError."""
+    """A descriptor that is readable once a process has ended: a pidfd, or a socket whose peer a thread closes.
+
+    Raises OSError, and RuntimeError where no thread is left.
+    """
     try:
         return os.pidfd_open(process.pid)
     except (AttributeError, OSError):
-        ended, alive = os.pipe()
-        try:
-            threading.Thread(target=lambda: (process.wait(), os.close(alive)), daemon=True).start()
-        except RuntimeError as error:
-            os.close(ended)
-            os.close(alive)
-            raise OSError(errno.EAGAIN, str(error)) from None
-        return ended
+        ended, alive = socket.socketpair()
+        threading.Thread(target=lambda: (process.wait(), alive.close()), daemon=True).start()
+        return ended.detach()
 
 
 class Job:
@@ -866,7 +860,6 @@ class Job:
         self.process.stdout.close()
         for descriptor in {self.ended, self.log} - {None}:
             os.close(descriptor)
-        self.pipe = self.ended = self.log = None
 
     def ending(self):
         """How the shell ended, in a few words; "" where it simply succeeded."""
@@ -919,14 +912,15 @@ class Runner:
                 start_new_session=True,  # with no terminal that it could open as /dev/tty
             )
             job = Job(process, path, self._timeout)
-        except OSError as error:
-            if process:  # no descriptor is left to tend it with
+        except (OSError, RuntimeError) as error:
+            if process:  # no descriptor, or thread, is left to tend it with
                 signal_group(process, signal.SIGKILL)
                 process.stdout.close()
                 process.wait()
-            if error.errno == errno.E2BIG:
+            if getattr(error, "errno", None) == errno.E2BIG:
                 raise HTTPError(400, "the command is longer than the system takes; send it as stdin of `sh`") from None
-            raise HTTPError(500, "%s would not start: %s" % (self._shell[0], error.strerror)) from None
+            reason = getattr(error, "strerror", error)
+            raise HTTPError(500, "%s would not start: %s" % (self._shell[0], reason)) from None
         with self._lock:
             self._processes.add(process)
             if self._closed:
@@ -1066,7 +1060,6 @@ class Upload:
         if self._file:
             self._file.close()
             os.unlink(self._temporary)
-            self._file = None
 
 
 def download(link, hosts, seconds):
@@ -1132,14 +1125,12 @@ class Result:
             job.bound = 0
             if self._file:
                 os.unlink(job.path)
-        said = [] if running else [job.ending()]
-        if running:
-            said += ["still running after %.3g s, pid %d" % (held, pid)]
-            said += ["its output goes on in %s" % log if log else "the disk is full, its output is lost"]
-        if left_out:
-            said += ["\u2026 %d bytes left out \u2026" % left_out]
+        goes = "its output goes on in %s" % log if log else "the disk is full, its output is lost"
+        said = ["still running after %.3g s, pid %d" % (held, pid), goes] if running else [job.ending()]
+        said += ["\u2026 %d bytes left out \u2026" % left_out] if left_out else []
+        if left_out and log and not running:
             which = "the whole output is" if job.kept == job.size else "its first %d bytes are" % job.kept
-            said += ["%s in %s" % (which, log)] if log and not running else []
+            said += ["%s in %s" % (which, log)]
         said = "; ".join(filter(None, said))
         if said:
             line_open = job.kept and read_part(self._part(job, job.kept - 1, 1)) != b"\n"
@@ -1417,7 +1408,7 @@ def answer_post(caller, data, headers):
     """(answer, HTTP status) to the bytes of a POST: a JSON-RPC message or, at 2025-03-26, a batch of them."""
     try:
         message = parse_json(data)
-    except ValueError:
+    except (RecursionError, ValueError):
         return {"jsonrpc": "2.0", "id": None, "error": MCPError(-32700, "the body is not JSON in UTF-8").error}, 400
     if isinstance(message, list) and message and headers.get("mcp-protocol-version", "2025-03-26") == "2025-03-26":
         answers = [answer for answer, _ in (answer_message(caller, one, headers) for one in message) if answer]
@@ -1715,13 +1706,11 @@ class Handler(socketserver.BaseRequestHandler):
             headers += [("Content-Security-Policy", "sandbox; default-src 'none'")]
             if {tag, "*"} & set(re.findall(r'"[^"]*"|\*', self.headers.get("if-none-match", ""))):
                 return self.answer(304, [], headers)
-            (start, stop), code = (0, size), 200
-            if self.method == "GET" and self.headers.get("if-range", tag) in (tag, modified):
-                found = byte_range(self.headers.get("range", ""), size)
-                if found:
-                    (start, stop), code = found, 206
-                    headers += [("Content-Range", "bytes %d-%d/%d" % (start, stop - 1, size))]
-            return self.answer(code, [(file, start, stop - start)], headers, mime_type(filename))
+            current = self.method == "GET" and self.headers.get("if-range", tag) in (tag, modified)
+            part = byte_range(self.headers.get("range", ""), size) if current else None
+            start, stop = part or (0, size)
+            headers += [("Content-Range", "bytes %d-%d/%d" % (start, stop - 1, size))] if part else []
+            return self.answer(206 if part else 200, [(file, start, stop - start)], headers, mime_type(filename))
 
     def send_file(self):
         """POST /send-file"""
