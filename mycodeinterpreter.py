@@ -43,9 +43,10 @@ import unicodedata
 from http import HTTPStatus
 
 try:
+    import fcntl
     import termios
 except ImportError:  # Windows
-    termios = None  # type: ignore[assignment]
+    fcntl = termios = None  # type: ignore[assignment]
 
 __version__ = "0.1.0"
 
@@ -61,7 +62,8 @@ MAX_CONNECTIONS = 512  # each costs a thread; one more, and the one that has idl
 MAX_HEADERS = 100
 HEAD_LIMIT = 1 << 19  # bytes of a request head; Linux takes commands of 128 KiB, three times that when encoded
 FORM_LIMIT = 1 << 20  # bytes of a JSON or form body, and of standard input that is shown before it runs
-BLOCK = 1 << 20  # bytes asked of a socket or a pipe at once where many come; 64 KiB halves the rate
+BLOCK = 1 << 20  # bytes asked of a socket at once where many come; 64 KiB halves the rate
+PIPE = 1 << 18  # bytes that the pipe of much output is made to hold; with 64 KiB a command waits half the time
 IDLE_TIMEOUT = 60  # seconds without a byte, between requests or within one
 HEAD_TIMEOUT = 10  # seconds for a whole request head
 SLOWEST = 1000  # bytes a second that a request has to come with
@@ -83,7 +85,6 @@ class HTTPError(Exception):
 _PLAIN = re.compile(r"[ -\[\]-~]*\Z")  # printable ASCII without the backslash
 # By category letters and symbols; on the screen blank, or drawn into the letter before.
 _BLANK = re.compile("[\u115f-\u11ff\u2800\u3164\ud7b0-\ud7ff\uffa0\U0001d159]")
-_SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -91,7 +92,7 @@ def _shown(char):
     mark = unicodedata.category(char)[0] == "M" or _BLANK.match(char)
     if char.isprintable() and char != "\\" and not mark and unicodedata.normalize("NFC", char) == char:
         return char
-    return _SHORT.get(char) or char.encode("unicode_escape").decode()
+    return char.encode("unicode_escape").decode()
 
 
 def visible(text):
@@ -147,16 +148,10 @@ def _members(pairs):
     return dict(pairs)
 
 
-def _no_constant(name):
-    raise ValueError("JSON has no %s" % name)
-
-
 def parse_json(data):
-    """The value in JSON bytes; raises ValueError, also where a name comes twice, or for NaN and its like."""
-    try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("too deep") from None
+    """The value in JSON bytes; raises RecursionError or ValueError, also where a name comes twice."""
+    # Nor are NaN, Infinity and -Infinity JSON: int takes none of them.
+    return json.loads(data.decode("utf-8"), object_pairs_hook=_members, parse_constant=int)
 
 
 def to_json(value):
@@ -170,7 +165,7 @@ def json_object(data):
         value = parse_json(data)
         to_json(value)
         return dict(value.items())
-    except (AttributeError, ValueError):
+    except (AttributeError, RecursionError, ValueError):
         raise HTTPError(400, "the body is not a JSON object in UTF-8 with each name once; mend it") from None
 
 
@@ -199,25 +194,23 @@ def parameters(names, pairs):
     return found
 
 
+def needed(given, name, usage):
+    """The str of a parameter that must be there; raises HTTPError 400."""
+    text = text_of(given.get(name, b""), name)
+    if not text:
+        raise HTTPError(400, "%s is missing: %s" % (name, usage))
+    return text
+
+
 _EXECCMD_NAMES = ("cmd", "stdin", "wait", "limit")
 
 
 def command_arguments(pairs):
-    """(command, stdin, rest, wait, limit) for `execcmd` from pairs; raises HTTPError 400."""
+    """(command, stdin, wait, limit) for `execcmd` from pairs; raises HTTPError 400."""
     given = parameters(_EXECCMD_NAMES, pairs)
-    command = text_of(given.get("cmd", b""), "cmd")
-    if not command:
-        raise HTTPError(400, "cmd is missing: POST /execcmd?cmd=COMMAND")
+    command = needed(given, "cmd", "POST /execcmd?cmd=COMMAND")
     wait, limit = (number_of(given[name], name) if name in given else None for name in ("wait", "limit"))
-    return command, given.get("stdin", b""), None, wait, limit
-
-
-def file_argument(given):
-    """The filename among parameters; raises HTTPError 400."""
-    filename = text_of(given.get("filename", b""), "filename")
-    if not filename:
-        raise HTTPError(400, "filename is missing: GET /get-file?filename=PATH")
-    return filename
+    return command, given.get("stdin", b""), wait, limit
 
 
 def percent(name):
@@ -236,11 +229,6 @@ def human(count):
     units = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
     size, unit = next((one for one in units if count >= one[0]), (1, "bytes"))
     return "%.4g %s" % (count / size, unit)
-
-
-def stored(files):
-    """What is said of [(name, bytes)] that were stored."""
-    return "".join("stored %s, %d bytes\n" % one for one in files)
 
 
 def credentials(header):
@@ -365,16 +353,13 @@ class Connection:
 
     def __init__(self, sock):
         self.sock, self.pending, self._timeout = sock, bytearray(), None
+        self.patience = 0  # seconds left for what arrives, which grow up to IDLE_TIMEOUT while it beats SLOWEST
         self.idle_since = time.monotonic()  # None while a request is served
         set_timeout(sock, "SO_SNDTIMEO", IDLE_TIMEOUT)
 
-    def allow(self, seconds):
-        """From now on we wait so long for what arrives, and up to IDLE_TIMEOUT while it comes faster than SLOWEST."""
-        self._patience = seconds
-
     def _receive(self, receive, where):
         """What a socket's receive(where) returns, in time; raises HTTPError 408."""
-        began, timeout = time.monotonic(), max(0.01, self._patience)
+        began, timeout = time.monotonic(), max(0.01, self.patience)
         if timeout != self._timeout:
             set_timeout(self.sock, "SO_RCVTIMEO", timeout)
             self._timeout = timeout
@@ -383,7 +368,7 @@ class Connection:
         except (BlockingIOError, socket.timeout):
             raise HTTPError(408, "the request came too slowly; send it again") from None
         count = received if isinstance(received, int) else len(received)
-        self._patience = min(IDLE_TIMEOUT, self._patience + count / SLOWEST - time.monotonic() + began)
+        self.patience = min(IDLE_TIMEOUT, self.patience + count / SLOWEST - time.monotonic() + began)
         return received
 
     def readinto(self, view):
@@ -404,15 +389,12 @@ class Connection:
     def head(self):
         """The next request head, without the empty line that ends it; None where no request comes."""
         if not self.pending:
-            self.idle_since = time.monotonic()
-            self.allow(IDLE_TIMEOUT)
-            try:
-                if not self.fill():
-                    return None
-            except HTTPError:
+            self.idle_since, self.patience = time.monotonic(), IDLE_TIMEOUT
+            with contextlib.suppress(HTTPError):
+                self.fill()
+            if not self.pending:
                 return None
-        self.idle_since, seen = None, 0
-        self.allow(HEAD_TIMEOUT)
+        self.idle_since, self.patience, seen = None, HEAD_TIMEOUT, 0
         while True:
             if self.pending.startswith(b"\r\n"):  # an empty line before a request is nothing (RFC 9112 2.2)
                 del self.pending[:2]
@@ -441,10 +423,8 @@ class Connection:
 
     def hang_up(self):
         """Ends it from another thread; who reads or writes it finds it closed."""
-        try:
+        with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
     def gone(self):
         """Whether the client has hung up."""
@@ -473,9 +453,8 @@ class Body:
         self._connection, self._chunked = connection, coding is not None
         self._expect = version == "1.1" and headers.get("expect", "").lower() == "100-continue"
         self.length = None if self._chunked else int(length or 0)  # bytes, None where nobody knows yet
-        self.framed, self.done = self._chunked or length is not None, self.length == 0
-        self._left = self.length or 0  # bytes of the body, or of the chunk at hand
-        connection.allow(IDLE_TIMEOUT)
+        self.done, self._left = self.length == 0, self.length or 0  # _left: of the body, or of the chunk at hand
+        connection.patience = IDLE_TIMEOUT
 
     def readinto(self, view):
         """How many bytes were put into view; 0 at the end of the body."""
@@ -500,10 +479,9 @@ class Body:
         if not re.match(rb"[0-9A-Fa-f]{1,15}\Z", size):
             raise HTTPError(400, "the size of a chunk is not a hexadecimal number")
         self._left = int(size, 16)
-        trailers = itertools.count()
-        while not self._left and not self.done:  # the last chunk; trailers are read and dropped
-            self.done = not self._connection.line(8192)
-            if next(trailers) > MAX_HEADERS:
+        if not self._left:  # the last chunk; trailers are read and dropped
+            self.done = any(not self._connection.line(8192) for _ in range(MAX_HEADERS + 1))
+            if not self.done:
                 raise HTTPError(400, "the chunked body has over %d trailers" % MAX_HEADERS)
 
     def read(self, limit):
@@ -571,11 +549,9 @@ def multipart(content_type, readinto):
         data = window.take(at if at >= 0 else max(0, len(window) - len(delimiter) + 1))
         if in_part and data:
             yield data
-        if at < 0:
+        if len(window) < len(delimiter) + 2:
             window.more()
             continue
-        while len(window) < len(delimiter) + 2:
-            window.more()
         data = window.take(len(delimiter))
         follows = bytes(window.view[window.start :][:2])
         if follows == b"--":
@@ -802,52 +778,32 @@ def can_ask():
 # Commands
 
 
-def group_lives(process):
-    """Whether the process group that a child leads has members."""
+def signal_group(process, number):
+    """Sends a signal, or 0 for none, to the process group that a child leads; whether the group has members."""
     try:
-        os.killpg(process.pid, 0)
+        if process.returncode is not None:
+            # The child has been waited for. While its group lives the system gives its number to no new process; so
+            # where a process has that number the group is somebody else's.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, 0)
+                return False
+        os.killpg(process.pid, number)
+        return True
     except OSError:
         return False
-    if process.returncode is None:
-        return True
-    # The child has been waited for. While its group lives the system gives its number to no new process; so where a
-    # process has that number the group is somebody else's.
-    try:
-        os.kill(process.pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        pass
-    return False
-
-
-def kill_group(process):
-    """Kills the process group that a child leads, and with it what the child has left behind."""
-    if group_lives(process):
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except OSError:
-            pass
-
-
-def runnable(path):
-    """Whether a path leads to a program."""
-    return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def end_of(process):
-    """A descriptor that is readable once a process has ended: a pidfd, or a pipe a thread closes; raises OSError."""
+    """A descriptor that is readable once a process has ended: a pidfd, or a socket whose peer a thread closes.
+
+    Raises OSError, and RuntimeError where no thread is left.
+    """
     try:
         return os.pidfd_open(process.pid)
     except (AttributeError, OSError):
-        ended, alive = os.pipe()
-        try:
-            threading.Thread(target=lambda: (process.wait(), os.close(alive)), daemon=True).start()
-        except RuntimeError as error:
-            os.close(ended)
-            os.close(alive)
-            raise OSError(errno.EAGAIN, str(error)) from None
-        return ended
+        ended, alive = socket.socketpair()
+        threading.Thread(target=lambda: (process.wait(), alive.close()), daemon=True).start()
+        return ended.detach()
 
 
 class Job:
@@ -857,59 +813,54 @@ class Job:
     what is there. One thread at a time tends a job.
     """
 
-    def __init__(self, process, pipe, path, timeout):
-        self.process, self.pipe, self.path, self.timeout = process, pipe, path, timeout  # pipe: None at its end
+    def __init__(self, process, path, timeout):
+        self.process, self.path, self.timeout = process, path, timeout
         self.ended = end_of(process)  # None when the shell has ended and has been waited for
+        self.pipe = process.stdout  # None at its end
+        os.set_blocking(self.pipe.fileno(), False)
         self.started, self.timed_out = time.monotonic(), False
         self.memory, self.log = bytearray(), None  # the output: its beginning, or, in a file, all
         self.size = self.kept = 0  # bytes written, and how many of them are in the memory or the log
-        self.bound, self.discard = LOG_LIMIT, False  # discard: nobody will ask for what comes from now on
+        self.bound = LOG_LIMIT  # bytes to keep; less where the disk is full, 0 where nobody will ask for more
 
     def tend(self, seconds, whole=False):
         """Takes output, some seconds at most, until the shell has ended or, if whole, until nobody can write more."""
         until = time.monotonic() + seconds
         deadline = self.started + self.timeout if self.timeout else float("inf")
-        poll = select.poll()
-        for descriptor in (self.pipe, self.ended):
-            if descriptor is not None:
-                poll.register(descriptor, select.POLLIN)
         while self.ended is not None or whole and self.pipe is not None:
             now = time.monotonic()
             if now >= until:
                 return
             if now >= deadline and self.ended is not None:
                 self.timed_out, deadline = True, float("inf")
-                kill_group(self.process)
-            for descriptor, _ in poll.poll(min(until - now, deadline - now, 3600) * 1000 + 1):
-                poll.unregister(descriptor)
-                if descriptor == self.ended:
-                    os.close(self.ended)
-                    self.process.wait()
-                    self.ended = None
-                    self.take()  # what the shell wrote before its end
-                if self.take() and descriptor == self.pipe:
-                    poll.register(self.pipe, select.POLLIN)
-            if self.discard or self.kept >= self.bound:
+                signal_group(self.process, signal.SIGKILL)
+            poll = select.poll()
+            for descriptor in {self.pipe, self.ended} - {None}:
+                poll.register(descriptor, select.POLLIN)
+            ready = dict(poll.poll(min(until - now, deadline - now, 3600) * 1000 + 1))
+            if self.ended in ready:
+                os.close(self.ended)
+                self.process.wait()
+                self.ended = None
+                self.take()  # what the shell wrote before its end
+            self.take()
+            if self.kept >= self.bound:
                 time.sleep(0.002)  # who writes without end shall wait for us
 
     def take(self):
-        """Takes a block, as much as a pipe holds, or sees its end; whether the pipe is open. Raises OSError."""
-        if self.pipe is None:
-            return False
-        try:
-            data = os.read(self.pipe, BLOCK if self.size > OUTPUT_LIMIT else OUTPUT_LIMIT)
-        except BlockingIOError:
-            return True
+        """Takes a block, as much as a pipe holds, or sees its end; raises OSError."""
+        data = self.pipe and self.pipe.read(OUTPUT_LIMIT if self.log is None else PIPE)
+        if data is None:  # at the end already, or nothing there
+            return
         if not data:
-            os.close(self.pipe)
+            self.pipe.close()
             self.pipe = None
         self.size += len(data)
-        if not self.discard and self.log is None and self.size <= OUTPUT_LIMIT:
+        if self.log is None and self.size <= OUTPUT_LIMIT:
             self.memory += data
             self.kept = self.size
-        elif not self.discard and self.open_log():
+        elif self.open_log():
             self._append(data)
-        return self.pipe is not None
 
     def open_log(self):
         """Sees to it that the output is in the log, and goes on there; False where the disk has no room for one."""
@@ -919,6 +870,9 @@ class Job:
             except OSError:
                 self.bound = 0
                 return False
+            if fcntl and self.pipe:
+                with contextlib.suppress(OSError):  # Linux alone has F_SETPIPE_SZ, and each user 64 MiB for it
+                    fcntl.fcntl(self.pipe, 1031, PIPE)
             self.kept = 0
             self._append(self.memory)
             if self.kept < len(self.memory):  # no room for what the memory has; that goes on without a log
@@ -938,18 +892,15 @@ class Job:
                 self.note("the log ends here: it keeps %d bytes" % self.kept)
 
     def note(self, sentence):
-        """Adds a last line to the log, where the disk has room for it."""
-        try:
+        """Adds a last line to the log, where there is one and room for it."""
+        with contextlib.suppress(OSError, TypeError):
             os.write(self.log, b"\n[%s]\n" % sentence.encode())
-        except (OSError, TypeError):
-            pass
 
     def close(self):
         """Lets go of what is open; the log's file stays."""
-        for descriptor in (self.pipe, self.ended, self.log):
-            if descriptor is not None:
-                os.close(descriptor)
-        self.pipe = self.ended = self.log = None
+        self.process.stdout.close()
+        for descriptor in {self.ended, self.log} - {None}:
+            os.close(descriptor)
 
     def ending(self):
         """How the shell ended, in a few words; "" where it simply succeeded."""
@@ -984,7 +935,8 @@ class Runner:
         self._shell, self._timeout, self._numbers = shell, timeout, itertools.count(1)
         # Looked up once: Popen would try each directory of the PATH each time, a tenth of a short command.
         found = (os.path.join(directory, shell[0]) for directory in os.get_exec_path())
-        self._program = shell[0] if os.path.dirname(shell[0]) else next(filter(runnable, found), None)
+        programs = (path for path in found if os.path.isfile(path) and os.access(path, os.X_OK))
+        self._program = shell[0] if os.path.dirname(shell[0]) else next(programs, None)
         self._lock = threading.Lock()  # guards _directory, _processes and _closed
         self._directory, self._closed = None, False
         self._processes = set()  # those whose group may be alive
@@ -1008,34 +960,31 @@ class Runner:
         """A Job that runs a command line (str) with a file, or nothing, as its input; raises HTTPError 400, 500."""
         if not hasattr(select, "poll"):
             raise HTTPError(500, "commands do not run on this system yet, only files; it has no poll(2)")
-        path, process, pipe = os.path.join(self.directory, "%d.log" % next(self._numbers)), None, []
+        path, process = os.path.join(self.directory, "%d.log" % next(self._numbers)), None
         try:
-            pipe += os.pipe()
-            os.set_blocking(pipe[0], False)
             process = subprocess.Popen(
                 self._shell + [os.fsencode(command)],
+                bufsize=0,
                 executable=self._program,
                 stdin=stdin or subprocess.DEVNULL,
-                stdout=pipe[1],
-                stderr=pipe[1],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,  # with no terminal that it could open as /dev/tty
             )
-            job = Job(process, pipe[0], path, self._timeout)
-            del pipe[0]
-        except OSError as error:
-            if process:  # no descriptor is left to tend it with
-                kill_group(process)
+            job = Job(process, path, self._timeout)
+        except (OSError, RuntimeError) as error:
+            if process:  # no descriptor, or thread, is left to tend it with
+                signal_group(process, signal.SIGKILL)
+                process.stdout.close()
                 process.wait()
-            if error.errno == errno.E2BIG:
+            if getattr(error, "errno", None) == errno.E2BIG:
                 raise HTTPError(400, "the command is longer than the system takes; send it as stdin of `sh`") from None
-            raise HTTPError(500, "%s would not start: %s" % (self._shell[0], error.strerror)) from None
-        finally:
-            for descriptor in pipe:
-                os.close(descriptor)
+            reason = getattr(error, "strerror", error)
+            raise HTTPError(500, "%s would not start: %s" % (self._shell[0], reason)) from None
         with self._lock:
             self._processes.add(process)
             if self._closed:
-                kill_group(process)
+                signal_group(process, signal.SIGKILL)
         return job
 
     def leave(self, job):
@@ -1047,7 +996,7 @@ class Runner:
         try:
             thread.start()
         except RuntimeError:
-            kill_group(job.process)
+            signal_group(job.process, signal.SIGKILL)
             job.tend(1, whole=True)
             job.close()
             raise HTTPError(500, "no thread is left to tend a command that goes on; it was killed") from None
@@ -1055,18 +1004,18 @@ class Runner:
 
     def _finish(self, job):
         job.tend(float("inf"), whole=True)
-        if job.log is not None and not job.discard and job.ending():
+        if job.bound and job.ending():
             job.note(job.ending())
         job.close()
         with self._lock:  # stays who runs, or has left jobs behind, their output elsewhere
-            self._processes = {one for one in self._processes if one.returncode is None or group_lives(one)}
+            self._processes = {one for one in self._processes if one.returncode is None or signal_group(one, 0)}
 
     def kill(self):
         """Kills what still runs."""
         with self._lock:
             self._closed = True
             for process in self._processes:
-                kill_group(process)
+                signal_group(process, signal.SIGKILL)
 
     def clean(self):
         """Removes this run's directory, by a process that outlives us where there is much in it; raises OSError."""
@@ -1086,7 +1035,6 @@ class Runner:
 
 
 # Files
-
 
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)  # a FIFO or link put in a file's place is no file
 
@@ -1182,7 +1130,6 @@ class Upload:
             with contextlib.suppress(OSError):  # the next one is to go, too
                 os.unlink(self._temporary)
             self._file.close()
-            self._file = None
 
 
 def download(link, hosts, seconds):
@@ -1230,43 +1177,43 @@ def download(link, hosts, seconds):
 class Result:
     """What has come of a command when its request is answered.
 
-    exit_code (negative: a signal; None while it runs), running, timed_out, truncated, pid, log (a path or None),
-    seconds, and `parts`, its output and a last line in brackets: bytes, or (file, start, count) of the log.
+    `facts`, as JSON has them: exit_code (negative: a signal; None while it runs), truncated, running, pid, log (a path
+    or None), seconds; and `parts`, its output and a last line in brackets: bytes, or (file, start, count) of the log.
     """
 
     def __init__(self, job, limit, held, copies):
-        self.pid, self.running, self.exit_code = job.process.pid, job.ended is not None, job.process.returncode
-        self.seconds, self.timed_out = time.monotonic() - job.started, job.timed_out and job.ended is None
+        seconds, pid, running = time.monotonic() - job.started, job.process.pid, job.ended is not None
+        code, self.timed_out = (None, False) if running else (job.process.returncode, job.timed_out)
         self._file = open(job.path, "rb", buffering=0) if job.log is not None else None
         bound = 1.5 * max(limit, OUTPUT_LIMIT)  # in JSON a byte may take six characters
-        head, tail = self._cut(job, limit)
+        left_out = self._cut(job, limit)
         while copies and copies * len(json.dumps(self.output(), ensure_ascii=False)) > bound:
             limit //= 2
-            head, tail = self._cut(job, limit)
-        self.truncated = job.size > head + tail
-        job.discard = not (self.running or self.truncated)
-        self.log = job.path if not job.discard and job.open_log() else None
-        if self._file and job.discard:
-            os.unlink(job.path)
-        said = [] if self.running else [job.ending()]
-        if self.running:
-            said += ["still running after %.3g s, pid %d" % (held, self.pid)]
-            said += ["its output goes on in %s" % self.log if self.log else "the disk is full, its output is lost"]
-        if self.truncated:
-            said += ["\u2026 %d bytes left out \u2026" % (job.size - head - tail)]
+            left_out = self._cut(job, limit)
+        log = job.path if (running or left_out) and job.open_log() else None
+        if not running and not left_out:
+            job.bound = 0
+            if self._file:
+                os.unlink(job.path)
+        goes = "its output goes on in %s" % log if log else "the disk is full, its output is lost"
+        said = ["still running after %.3g s, pid %d" % (held, pid), goes] if running else [job.ending()]
+        said += ["\u2026 %d bytes left out \u2026" % left_out] if left_out else []
+        if left_out and log and not running:
             which = "the whole output is" if job.kept == job.size else "its first %d bytes are" % job.kept
-            said += ["%s in %s" % (which, self.log)] if self.log and not self.running else []
+            said += ["%s in %s" % (which, log)]
         said = "; ".join(filter(None, said))
         if said:
             line_open = job.kept and read_part(self._part(job, job.kept - 1, 1)) != b"\n"
             self.parts.append(("\n[%s]\n" % said).encode()[not line_open :])
+        self.facts = dict(exit_code=code, truncated=left_out > 0, running=running, pid=pid, log=log)
+        self.facts["seconds"] = round(seconds, 3)
 
     def _cut(self, job, limit):
-        """Makes the parts: all of the output or, over limit bytes, its two ends, whose lengths it returns."""
+        """Makes the parts: all of the output or, over limit bytes, its two ends; returns how much is left out."""
         head, tail = (limit - limit // 2, limit // 2) if limit and job.kept > limit else (job.kept, 0)
         self.parts = [self._part(job, 0, head)]
         self.parts += [b"\n[\xe2\x80\xa6]\n", self._part(job, job.kept - tail, tail)] if tail else []
-        return head, tail
+        return job.size - head - tail
 
     def _part(self, job, start, count):
         return (self._file, start, count) if self._file else bytes(job.memory[start : start + count])
@@ -1274,11 +1221,6 @@ class Result:
     def output(self):
         """All parts as one str."""
         return b"".join(map(read_part, self.parts)).decode("utf-8", "replace")
-
-    def facts(self):
-        """All but the parts, as JSON has them."""
-        names = ("exit_code", "truncated", "running", "pid", "log")
-        return dict({name: getattr(self, name) for name in names}, seconds=round(self.seconds, 3))
 
     def close(self):
         """Lets go of the log."""
@@ -1295,12 +1237,12 @@ def read_part(part):
     return file.read(count)
 
 
-def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None, copies=0):
-    """The Result of a command line (str); its input as bytes and, if longer, the rest as a Body; wait in seconds.
+def execcmd(caller, command, stdin, wait, limit, copies):
+    """The Result of a command line (str); what is left of the request's body is the rest of its input.
 
     copies: how often the answer has the output in JSON, which then is bounded even where limit is 0.
     """
-    server, asked, longer = caller.server, time.monotonic(), rest is not None and not rest.done
+    server, asked, longer = caller.server, time.monotonic(), not caller.body.done
     hold = server.hold if wait is None else min(wait, 86400)
     facts = ["in " + visible(server.directory)[0]]
     facts += ["by " + visible(" ".join(server.shell))[0]] if server.shell else []
@@ -1311,30 +1253,28 @@ def execcmd(caller, command, stdin=b"", rest=None, wait=None, limit=None, copies
         facts.append("its standard input, %d bytes, %d shown as escapes: %s" % (len(stdin), hidden, text))
     key = None if longer else ("execcmd", command, stdin)
     caller.approve(Action("execcmd", command, facts, key), max(hold, server.hold))
-    with contextlib.ExitStack() as stack:
-        source = None
-        if stdin:
-            source = stack.enter_context(server.runner.file())
+    with server.runner.file() if stdin else contextlib.nullcontext() as source:
+        if source:
             source.write(stdin)
             block = memoryview(bytearray(BLOCK if longer else 0))
-            while longer and not rest.done:
-                source.write(block[: rest.readinto(block)])
+            while not caller.body.done:
+                source.write(block[: caller.body.readinto(block)])
             source.seek(0)
         job = server.runner.start(command, source)
     try:
         job.tend(max(hold - (time.monotonic() - asked), min(hold, 1)))
         limit = server.limit if limit is None else int(limit)
         result = Result(job, min(limit, JSON_LIMIT) or JSON_LIMIT if copies else limit, hold, copies)
-        caller.result = result.facts()
+        caller.result = result.facts
         return result
     finally:
         caller.tenders += server.runner.leave(job)
 
 
-def get_file(caller, filename):
-    """(file, status) of a file, opened before the question: what is shown is what is sent."""
-    path, facts, failure = os.path.join(caller.server.directory, filename), [], None
-    real = path
+def get_file(caller, given):
+    """(file, status, filename) of a parameter, opened before the question: what is shown is what is sent."""
+    filename, facts, failure = needed(given, "filename", "GET /get-file?filename=PATH"), [], None
+    path = real = os.path.join(caller.server.directory, filename)
     with contextlib.ExitStack() as stack:
         try:
             file, status, real = opened(path)
@@ -1348,7 +1288,7 @@ def get_file(caller, filename):
         if failure:
             raise failure
         stack.pop_all()
-        return file, status
+        return file, status, filename
 
 
 def file_events(caller, given):
@@ -1373,13 +1313,11 @@ def file_events(caller, given):
         try:
             yield from download(link, caller.server.file_hosts, caller.server.hold)
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise
             raise HTTPError(400, "the link of %s failed: %s" % (visible(name)[0], error)) from None
 
 
 def send_file(caller, events, fact=""):
-    """Stores uploads in the working directory, returns [(name, bytes)]; or raises HTTPError, OSError, storing nothing.
+    """Stores uploads in the working directory and says so; or raises HTTPError, OSError, storing nothing.
 
     events: (field, file name) or (field, file name, fact) at the start of each, then its data in blocks.
     """
@@ -1400,7 +1338,7 @@ def send_file(caller, events, fact=""):
             raise HTTPError(400, "no file was sent; send a part with a filename, as `curl -F document=@FILE` does")
         for upload in uploads:
             upload.commit()
-        return [(os.path.basename(upload.target), upload.size) for upload in uploads]
+        return "".join("stored %s, %d bytes\n" % (os.path.basename(one.target), one.size) for one in uploads)
     finally:
         for upload in uploads:
             upload.discard()
@@ -1438,6 +1376,10 @@ def _parameter(name, description, required=False, **schema):
     return {"name": name, "in": "query", "description": description, "required": required, "schema": schema}
 
 
+def _body(required, schemas):
+    return {"required": required, "content": {kind: {"schema": schema} for kind, schema in schemas.items()}}
+
+
 def _object(required=(), **properties):
     """An object's schema; a property is a description of a string, or a schema."""
     schemas = {k: {"type": "string", "description": v} if isinstance(v, str) else v for k, v in properties.items()}
@@ -1455,10 +1397,7 @@ _EXECCMD = _operation(
         _parameter("wait", "Seconds to wait before it is answered as still running.", type="number", minimum=0),
         _parameter("limit", "Bytes of output, 0 for all; head and tail are kept.", type="integer", minimum=0),
     ],
-    requestBody={
-        "required": False,
-        "content": {"application/json": {"schema": _object(stdin="Standard input for the command.")}},
-    },
+    requestBody=_body(False, {"application/json": _object(stdin="Standard input for the command.")}),
 )
 _GET_FILE = _operation(
     "get-file",
@@ -1474,7 +1413,7 @@ _GET_FILE = _operation(
 )
 _HANDED = _object(("download_url", "file_id"), download_url="Where it is.", file_id="Its id.", file_name="Its name.")
 _REFS = {"type": "array", "items": {"type": "string"}, "description": "Files of the conversation, at most 10."}
-_DOCUMENT = {"type": "string", "format": "binary", "description": "The file, with its name."}
+_FILE = {"type": "string", "format": "binary", "description": "The file, with its name."}
 _JSON_FILE = _object(
     filename="Name to store it under, in the working directory.",
     content="The file's content, if it is text.",
@@ -1487,13 +1426,9 @@ _SEND_FILE = _operation(
     "Stores files under their own names in the working directory: give filename with content or content_base64, or a "
     "file of the conversation.",
     (200, 400, 401, 403, 408, 411, 413, 429, 500, 507),
-    requestBody={
-        "required": True,
-        "content": {
-            "application/json": {"schema": _JSON_FILE},
-            "multipart/form-data": {"schema": _object(["document"], document=_DOCUMENT)},
-        },
-    },
+    requestBody=_body(
+        True, {"application/json": _JSON_FILE, "multipart/form-data": _object(["document"], document=_FILE)}
+    ),
     **{"x-mcp-files": {"file": dict(_HANDED, description="A file of the conversation, handed over by ChatGPT.")}}
 )
 TEMPLATE = {
@@ -1521,15 +1456,6 @@ def load_template(directory):
         raise ValueError("openapi_template.json: %s" % error) from None
 
 
-def fill_template(template, url, secured):
-    """The schema of the server at a URL; without its security scheme where none is in force."""
-    filled = dict(template, servers=[dict(template["servers"][0], url=url)])
-    if not secured:
-        del filled["security"]
-        filled["components"] = {name: v for name, v in template["components"].items() if name != "securitySchemes"}
-    return filled
-
-
 # MCP: the Model Context Protocol (https://modelcontextprotocol.io/specification), by Streamable HTTP
 
 MCP_HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26")  # versions that `initialize` chooses
@@ -1555,8 +1481,8 @@ def answer_post(caller, data, headers):
     """(answer, HTTP status) to the bytes of a POST: a JSON-RPC message or, at 2025-03-26, a batch of them."""
     try:
         message = parse_json(data)
-    except ValueError:
-        message = MCPError(-32700, "the body is not JSON in UTF-8")
+    except (RecursionError, ValueError):
+        return {"jsonrpc": "2.0", "id": None, "error": MCPError(-32700, "the body is not JSON in UTF-8").error}, 400
     if isinstance(message, list) and message and headers.get("mcp-protocol-version", "2025-03-26") == "2025-03-26":
         answers = [answer for answer, _ in (answer_message(caller, one, headers) for one in message) if answer]
         return answers or None, 200 if answers else 202
@@ -1567,8 +1493,6 @@ def answer_message(caller, message, headers):
     """(answer, HTTP status) to one message; the answer is None to notifications and responses."""
     identity = None
     try:
-        if isinstance(message, MCPError):
-            raise message
         if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
             raise MCPError(-32600, "the body is not one JSON-RPC 2.0 message")
         try:
@@ -1621,9 +1545,9 @@ def call_method(caller, method, params, stateless):
     elif method == "ping" and not stateless:
         result = {}
     elif method == ("server/discover" if stateless else "initialize"):
-        result = {"capabilities": {"tools": {}}, "instructions": INSTRUCTIONS}
-        result["instructions"] += CONFIRMED if caller.server.asks else ""
-        result["instructions"] %= socket.gethostname(), sys.platform, caller.server.directory
+        instructions = INSTRUCTIONS % (socket.gethostname(), sys.platform, caller.server.directory)
+        instructions += CONFIRMED if caller.server.asks else ""
+        result = {"capabilities": {"tools": {}}, "instructions": instructions}
         if stateless:
             result.update(supportedVersions=[MCP_STATELESS, *MCP_HANDSHAKE], _meta={_META + "serverInfo": _SERVER})
             result.update(ttlMs=0, cacheScope="private")
@@ -1660,35 +1584,32 @@ def call_tool(caller, params):
     tool = next((tool for tool in tools(caller.server.template) if tool["name"] == name), None)
     if not tool or not isinstance(given, dict):
         raise MCPError(-32602, "there is no such tool, or its arguments are not an object; see tools/list", 200)
+    data, more, failed = json.dumps(given).encode(), {}, False
     try:
-        data = json.dumps(given).encode()
         if name == "execcmd":
             with contextlib.closing(execcmd(caller, *command_arguments(json_pairs(data)), copies=2)) as result:
-                output, failed = result.output(), bool(result.exit_code) or result.timed_out
-                answer = {"content": [{"type": "text", "text": output}]}
-                return dict(answer, structuredContent=dict(result.facts(), output=output), isError=failed)
-        if name == "get-file":
-            return {"content": [file_block(caller, parameters(("filename",), json_pairs(data)))], "isError": False}
-        unknown = set(given) - set(tool["inputSchema"]["properties"])
-        if unknown:
-            raise HTTPError(400, "there is no argument %s" % visible(", ".join(unknown))[0])
-        text = stored(send_file(caller, file_events(caller, json_object(data))))
-        return {"content": [{"type": "text", "text": text}], "isError": False}
-    except HTTPError as error:
-        text = error.message
-    except OSError as error:
-        text = refusal(error).message
-    return {"content": [{"type": "text", "text": text}], "isError": True}
+                block, failed = result.output(), bool(result.facts["exit_code"]) or result.timed_out
+                more = {"structuredContent": dict(result.facts, output=block)}
+        elif name == "get-file":
+            block = file_block(caller, parameters(("filename",), json_pairs(data)))
+        else:
+            unknown = set(given) - set(tool["inputSchema"]["properties"])
+            if unknown:
+                raise HTTPError(400, "there is no argument %s" % visible(", ".join(unknown))[0])
+            block = send_file(caller, file_events(caller, json_object(data)))
+    except (HTTPError, OSError) as error:
+        block, failed = (error if isinstance(error, HTTPError) else refusal(error)).message, True
+    content = {"type": "text", "text": block} if isinstance(block, str) else block
+    return dict({"content": [content]}, **more, isError=failed)
 
 
 def file_block(caller, given):
-    """A file as a content block: text where it is UTF-8, an image where it is one, else an embedded resource."""
-    filename = file_argument(given)
-    file, status = get_file(caller, filename)
+    """A file as a str where it is UTF-8, else as a content block: an image where it is one, or an embedded resource."""
+    file, status, filename = get_file(caller, given)
     with file:
         data, kind = whole(caller, file, status, filename), mime_type(filename)
     try:
-        return {"type": "text", "text": data.decode("utf-8")}
+        return data.decode("utf-8")
     except UnicodeDecodeError:
         data = base64.b64encode(data).decode()
     if kind.startswith("image/"):
@@ -2011,7 +1932,8 @@ class Handler(socketserver.BaseRequestHandler):
         path, _, self.query = self.target.encode("latin-1").partition(b"?")
         path = unquote(path)
         first, _, rest = path[1:].partition(b"/")
-        self.secret_url = self.server.is_token(first)
+        token = self.server.token
+        self.secret_url = token is not None and self.server.equal(first, token.encode())  # in constant time
         self.path = (b"/" + rest if self.secret_url else path).decode("utf-8", "replace")
         self.admitted = self.secret_url or self.server.is_admitted(self.headers.get("authorization", ""))
         if not self.admitted and self.path != "/openapi.json":
@@ -2070,22 +1992,19 @@ class Handler(socketserver.BaseRequestHandler):
             pairs += given
         elif data:
             pairs.append(("stdin", data))
-        command, stdin, _, wait, limit = command_arguments(pairs)
         as_json = prefers_json(self.headers.get("accept", ""))
-        result = execcmd(self, command, stdin, self.body, wait, limit, copies=as_json)
-        with contextlib.closing(result):
-            status = 202 if result.running else 408 if result.timed_out else 200
+        with contextlib.closing(execcmd(self, *command_arguments(pairs), copies=as_json)) as result:
+            status = 202 if result.facts["running"] else 408 if result.timed_out else 200
             if as_json:
-                return self.answer_json(dict(result.facts(), output=result.output()), status)
-            told = [(name, "true" if value is True else value) for name, value in result.facts().items()]
+                return self.answer_json(dict(result.facts, output=result.output()), status)
+            told = [(name, "true" if value is True else value) for name, value in result.facts.items()]
             headers = [("X-" + n.title().replace("_", "-"), v) for n, v in told if v is not None and v is not False]
             return self.answer(status, result.parts, headers)
 
     def get_file(self):
         """GET /get-file: conditions and one range (RFC 9110 13, 14)."""
         given = parameters(("filename", "openaiFileResponse"), form_pairs(self.query))
-        filename = file_argument(given)
-        file, status = get_file(self, filename)
+        file, status, filename = get_file(self, given)
         with file:
             if given.get("openaiFileResponse", b"false") == b"true":
                 data = base64.b64encode(whole(self, file, status, filename)).decode()
@@ -2099,17 +2018,15 @@ class Handler(socketserver.BaseRequestHandler):
             headers += [("Content-Security-Policy", "sandbox; default-src 'none'")]
             if {tag, "*"} & set(re.findall(r'"[^"]*"|\*', self.headers.get("if-none-match", ""))):
                 return self.answer(304, [], headers)
-            (start, stop), code = (0, size), 200
-            if self.method == "GET" and self.headers.get("if-range", tag) in (tag, modified):
-                found = byte_range(self.headers.get("range", ""), size)
-                if found:
-                    (start, stop), code = found, 206
-                    headers += [("Content-Range", "bytes %d-%d/%d" % (start, stop - 1, size))]
-            return self.answer(code, [(file, start, stop - start)], headers, mime_type(filename))
+            current = self.method == "GET" and self.headers.get("if-range", tag) in (tag, modified)
+            part = byte_range(self.headers.get("range", ""), size) if current else None
+            start, stop = part or (0, size)
+            headers += [("Content-Range", "bytes %d-%d/%d" % (start, stop - 1, size))] if part else []
+            return self.answer(206 if part else 200, [(file, start, stop - start)], headers, mime_type(filename))
 
     def send_file(self):
         """POST /send-file"""
-        if not self.body.framed:
+        if not {"content-length", "transfer-encoding"} & set(self.headers):
             raise HTTPError(411, "the length of the body is missing; send Content-Length or Transfer-Encoding: chunked")
         parameters((), form_pairs(self.query))
         kind = self.headers.get("content-type", "")
@@ -2120,12 +2037,15 @@ class Handler(socketserver.BaseRequestHandler):
         else:
             raise HTTPError(400, "send the file as multipart/form-data, as `curl -F document=@FILE` does")
         fact = "of a length not known yet" if self.body.length is None else "%d bytes at most" % self.body.length
-        self.answer(200, [stored(send_file(self, events, fact)).encode()])
+        self.answer(200, [send_file(self, events, fact).encode()])
 
     def openapi(self):
         """GET /openapi.json: fetched through the secret URL it names that, and no other credentials."""
-        secured = self.server.key is not None and not self.secret_url
-        filled = fill_template(self.server.template, self.base_url(), secured)
+        template = self.server.template
+        filled = dict(template, servers=[dict(template["servers"][0], url=self.base_url())])
+        if self.server.key is None or self.secret_url:
+            del filled["security"]
+            filled["components"] = {name: v for name, v in template["components"].items() if name != "securitySchemes"}
         self.answer_json(filled)
 
     def mcp(self):
@@ -2139,13 +2059,13 @@ class Handler(socketserver.BaseRequestHandler):
 
     def answer_error(self, error):
         """Answers with one plain sentence, in JSON where that is preferred; cuts off an answer that is under way."""
-        if self.status is None:
-            text, kind = error.message + "\n", "text/plain; charset=utf-8"
-            if prefers_json(self.headers.get("accept", "")):
-                text, kind = json.dumps({"error": error.message}), "application/json"
-            self.answer(error.status, [text.encode("utf-8", "backslashreplace")], error.headers, kind)
-        else:
+        if self.status is not None:
             self.closing = True
+        elif prefers_json(self.headers.get("accept", "")):
+            data = json.dumps({"error": error.message}).encode()
+            self.answer(error.status, [data], error.headers, "application/json")
+        else:
+            self.answer(error.status, [(error.message + "\n").encode("utf-8", "backslashreplace")], error.headers)
 
     def answer(self, status, parts, headers=(), kind="text/plain; charset=utf-8"):
         """Sends an answer of parts, bytes or (file, start, count): the head and what is small in one send."""
@@ -2229,9 +2149,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.url = self.public_name = None
         self.accepting = self.ending = False
         self.names = {"localhost", options.host.lower()}
-        self._lock = threading.Lock()  # guards connections and tally
+        self._lock = threading.Lock()  # guards tally
         self._auditing = threading.Lock()  # guards audit, to which a write may take as long as it likes
-        self.connections, self.tally = {}, dict(run=0, denied=0, sent=0, received=0)
+        self.tally = dict(run=0, denied=0, sent=0, received=0)
+        self.connections = {}  # socket: Connection; what threads do with it, each a single step, needs no lock
         super().__init__((options.host, options.port), Handler)
 
     def publish(self, url):
@@ -2244,10 +2165,6 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         host, port = self.server_address[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         return "http://%s:%d" % ("[%s]" % host if ":" in host else host, port)
-
-    def is_token(self, segment):
-        """Whether the first segment of a path (bytes) is the secret URL's token, in constant time."""
-        return self.token is not None and self.equal(segment, self.token.encode())
 
     def is_admitted(self, header):
         """Whether an Authorization header lets its sender in, in constant time."""
@@ -2265,17 +2182,16 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         operation, subject = (request.action or (request.method or "-", request.path or "-"))[:2]
         for secret in filter(None, (self.token, self.key and self.key.decode("utf-8", "replace"))):
             subject = subject.replace(secret, "***")
-        seconds, shown = round(time.monotonic() - request.started, 3), visible(subject)[0]
-        entry = (time.strftime("%Y-%m-%d %H:%M:%S"), request.client, operation, shown, request.decision)
-        entry += (request.status or 0, request.sent, seconds)
-        self.terminal.log("%s %s %s %.200s %s %d %dB %ss" % entry)
+        entry = dict(time=time.strftime("%Y-%m-%d %H:%M:%S"), client=request.client, operation=operation)
+        entry.update(subject=visible(subject)[0], decision=request.decision, status=request.status or 0)
+        entry.update(bytes=request.sent, seconds=round(time.monotonic() - request.started, 3))
+        self.terminal.log("%s %s %s %.200s %s %d %dB %ss" % tuple(entry.values()))
         if request.action:
             with self._lock:
                 self.tally["denied" if request.decision == "refused" else "run"] += 1
                 self.tally["received" if operation == "send-file" else "sent"] += max(request.moved, request.sent)
         if self.audit:
-            names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
-            line = json.dumps(dict(zip(names, entry), subject=subject, result=request.result)).encode() + b"\n"
+            line = json.dumps(dict(entry, subject=subject, result=request.result)).encode() + b"\n"
             with self._auditing:
                 try:
                     size = os.fstat(self.audit.fileno()).st_size
@@ -2301,14 +2217,13 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def process_request(self, request, client_address):
         """Gives a connection its thread. Over MAX_CONNECTIONS the longest idle one makes room, or else it is closed."""
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with self._lock:
-            idle = [connection for connection in self.connections.values() if connection.idle_since]
-            full = len(self.connections) >= MAX_CONNECTIONS
-            self.connections[request] = Connection(request)
+        full = len(self.connections) >= MAX_CONNECTIONS
+        idle = [one for one in list(self.connections.values()) if full and one.idle_since]
+        self.connections[request] = Connection(request)
         if full and not idle:
             return self.shutdown_request(request)
         if full:
-            min(idle, key=lambda connection: connection.idle_since).hang_up()
+            min(idle, key=lambda one: one.idle_since or time.monotonic()).hang_up()  # it may have just come to life
         self.accepting = True
         try:
             return super().process_request(request, client_address)
@@ -2317,8 +2232,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def shutdown_request(self, request):
         """Closes a connection."""
-        with self._lock:
-            self.connections.pop(request, None)
+        self.connections.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request, client_address):
@@ -2329,11 +2243,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Ends it: nobody is asked any more, commands are killed, answers and log lines under way go out."""
         self.gate.close()
         self.runner.kill()
+        still = self.connections.values()
         for hang_up in (False, True):
             until = time.monotonic() + 0.4
-            while any(hang_up or not c.idle_since for c in self._open()) and time.monotonic() < until:
+            while any(hang_up or not one.idle_since for one in list(still)) and time.monotonic() < until:
                 time.sleep(0.01)
-                for connection in self._open() if hang_up else ():
+                for connection in list(still) if hang_up else ():
                     connection.hang_up()
         self.server_close()
         for path in list(Upload.temporaries):
@@ -2346,21 +2261,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if self.tally["run"] + self.tally["denied"]:
             shown = dict(self.tally, sent=human(self.tally["sent"]), received=human(self.tally["received"]))
             self.terminal.log("actions run: %(run)d, denied: %(denied)d; sent %(sent)s, received %(received)s" % shown)
-        briefly(self.terminal.write, "", False)
-
-    def _open(self):
-        with self._lock:
-            return list(self.connections.values())
-
-
-def briefly(function, *arguments):
-    """Calls a function that may hang, and waits for it no longer than 0.3 s."""
-    thread = threading.Thread(target=function, args=arguments, daemon=True)
-    try:
-        thread.start()
-        thread.join(0.3)
-    except RuntimeError:
-        pass  # there are no more threads to be had, and without one it might hang for ever
+        last = threading.Thread(target=self.terminal.write, args=("", False), daemon=True)
+        try:
+            last.start()
+            last.join(0.3)  # it may hang
+        except RuntimeError:
+            pass  # there are no more threads to be had, and without one it might hang for ever
 
 
 # The tunnel
