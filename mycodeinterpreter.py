@@ -760,16 +760,18 @@ def signal_group(process, number):
 
 
 def end_of(process):
-    """A descriptor that is readable once a process has ended: a pidfd, or a socket whose peer a thread closes.
-
-    Raises OSError, and RuntimeError where no thread is left.
-    """
+    """A descriptor that is readable once a process has ended: a pidfd, or a pipe a thread closes; raises OSError."""
     try:
         return os.pidfd_open(process.pid)
     except (AttributeError, OSError):
-        ended, alive = socket.socketpair()
-        threading.Thread(target=lambda: (process.wait(), alive.close()), daemon=True).start()
-        return ended.detach()
+        ended, alive = os.pipe()
+        try:
+            threading.Thread(target=lambda: (process.wait(), os.close(alive)), daemon=True).start()
+        except RuntimeError as error:
+            os.close(ended)
+            os.close(alive)
+            raise OSError(errno.EAGAIN, str(error)) from None
+        return ended
 
 
 class Job:
@@ -912,15 +914,14 @@ class Runner:
                 start_new_session=True,  # with no terminal that it could open as /dev/tty
             )
             job = Job(process, path, self._timeout)
-        except (OSError, RuntimeError) as error:
-            if process:  # no descriptor, or thread, is left to tend it with
+        except OSError as error:
+            if process:  # no descriptor is left to tend it with
                 signal_group(process, signal.SIGKILL)
                 process.stdout.close()
                 process.wait()
-            if getattr(error, "errno", None) == errno.E2BIG:
+            if error.errno == errno.E2BIG:
                 raise HTTPError(400, "the command is longer than the system takes; send it as stdin of `sh`") from None
-            reason = getattr(error, "strerror", error)
-            raise HTTPError(500, "%s would not start: %s" % (self._shell[0], reason)) from None
+            raise HTTPError(500, "%s would not start: %s" % (self._shell[0], error.strerror)) from None
         with self._lock:
             self._processes.add(process)
             if self._closed:
