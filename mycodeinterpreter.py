@@ -1115,7 +1115,7 @@ class Result:
     def __init__(self, job, limit, held, copies):
         seconds, pid, running = time.monotonic() - job.started, job.process.pid, job.ended is not None
         code, self.timed_out = (None, False) if running else (job.process.returncode, job.timed_out)
-        self._file = open(job.path, "rb", buffering=0) if job.log is not None else None
+        self.file = open(job.path, "rb", buffering=0) if job.log is not None else None  # to be closed by its user
         bound = 1.5 * max(limit, OUTPUT_LIMIT)  # in JSON a byte may take six characters
         left_out = self._cut(job, limit)
         while copies and copies * len(json.dumps(self.output(), ensure_ascii=False)) > bound:
@@ -1124,7 +1124,7 @@ class Result:
         log = job.path if (running or left_out) and job.open_log() else None
         if not running and not left_out:
             job.bound = 0
-            if self._file:
+            if self.file:
                 os.unlink(job.path)
         goes = "its output goes on in %s" % log if log else "the disk is full, its output is lost"
         said = ["still running after %.3g s, pid %d" % (held, pid), goes] if running else [job.ending()]
@@ -1147,16 +1147,11 @@ class Result:
         return job.size - head - tail
 
     def _part(self, job, start, count):
-        return (self._file, start, count) if self._file else bytes(job.memory[start : start + count])
+        return (self.file, start, count) if self.file else bytes(job.memory[start : start + count])
 
     def output(self):
         """All parts as one str."""
         return b"".join(map(read_part, self.parts)).decode("utf-8", "replace")
-
-    def close(self):
-        """Lets go of the log."""
-        if self._file:
-            self._file.close()
 
 
 def read_part(part):
@@ -1164,8 +1159,9 @@ def read_part(part):
     return part if isinstance(part, bytes) else os.pread(part[0].fileno(), part[2], part[1])
 
 
+@contextlib.contextmanager
 def execcmd(caller, command, stdin, wait, limit, copies):
-    """The Result of a command line (str); what is left of the request's body is the rest of its input.
+    """Yields the Result of a command line (str); what is left of the request's body is the rest of its input.
 
     copies: how often the answer has the output in JSON, which then is bounded even where limit is 0.
     """
@@ -1195,29 +1191,28 @@ def execcmd(caller, command, stdin, wait, limit, copies):
         limit = server.limit if limit is None else int(limit)
         result = Result(job, min(limit, JSON_LIMIT) or JSON_LIMIT if copies else limit, hold, copies)
         caller.result = result.facts
-        return result
     finally:
         caller.tenders += server.runner.leave(job)
+    with result.file or contextlib.nullcontext():
+        yield result
 
 
+@contextlib.contextmanager
 def get_file(caller, given):
-    """(file, status, filename) of a parameter, opened before the question: what is shown is what is sent."""
-    filename, facts, failure = needed(given, "filename", "GET /get-file?filename=PATH"), [], None
+    """Yields (file, status, filename) of a parameter, opened before the question: what is shown is what is sent."""
+    filename, failure = needed(given, "filename", "GET /get-file?filename=PATH"), None
     path = real = os.path.join(caller.server.directory, filename)
-    with contextlib.ExitStack() as stack:
-        try:
-            file, status, real = opened(path)
-            stack.enter_context(file)
-            facts += ["%d bytes" % status.st_size]
-            facts += ["a link leads to " + visible(real)[0]] if real != os.path.normpath(path) else []
-        except HTTPError as error:  # answered behind the approval: whether a file exists is an answer, too
-            failure = error
-            facts += ["can't be sent: " + error.message]
+    try:
+        file, status, real = opened(path)
+        facts = ["%d bytes" % status.st_size]
+        facts += ["a link leads to " + visible(real)[0]] if real != os.path.normpath(path) else []
+    except HTTPError as error:  # answered behind the approval: whether a file exists is an answer, too
+        file, failure, facts = contextlib.nullcontext(), error, ["can't be sent: " + error.message]
+    with file:
         caller.approve(Action("get-file", path, facts, ("get-file", path, real)), caller.server.hold)
         if failure:
             raise failure
-        stack.pop_all()
-        return file, status, filename
+        yield file, status, filename
 
 
 def file_events(caller, given):
@@ -1515,7 +1510,7 @@ def call_tool(caller, params):
     data, more, failed = json.dumps(given).encode(), {}, False
     try:
         if name == "execcmd":
-            with contextlib.closing(execcmd(caller, *command_arguments(json_pairs(data)), copies=2)) as result:
+            with execcmd(caller, *command_arguments(json_pairs(data)), copies=2) as result:
                 block, failed = result.output(), bool(result.facts["exit_code"]) or result.timed_out
                 more = {"structuredContent": dict(result.facts, output=block)}
         elif name == "get-file":
@@ -1533,8 +1528,7 @@ def call_tool(caller, params):
 
 def file_block(caller, given):
     """A file as a str where it is UTF-8, else as a content block: an image where it is one, or an embedded resource."""
-    file, status, filename = get_file(caller, given)
-    with file:
+    with get_file(caller, given) as (file, status, filename):
         data, kind = whole(caller, file, status, filename), mime_type(filename)
     try:
         return data.decode("utf-8")
@@ -1682,7 +1676,7 @@ class Handler(socketserver.BaseRequestHandler):
         elif data:
             pairs.append(("stdin", data))
         as_json = prefers_json(self.headers.get("accept", ""))
-        with contextlib.closing(execcmd(self, *command_arguments(pairs), copies=as_json)) as result:
+        with execcmd(self, *command_arguments(pairs), copies=as_json) as result:
             status = 202 if result.facts["running"] else 408 if result.timed_out else 200
             if as_json:
                 return self.answer_json(dict(result.facts, output=result.output()), status)
@@ -1693,8 +1687,7 @@ class Handler(socketserver.BaseRequestHandler):
     def get_file(self):
         """GET /get-file: conditions and one range (RFC 9110 13, 14)."""
         given = parameters(("filename", "openaiFileResponse"), form_pairs(self.query))
-        file, status, filename = get_file(self, given)
-        with file:
+        with get_file(self, given) as (file, status, filename):
             if given.get("openaiFileResponse", b"false") == b"true":
                 data = base64.b64encode(whole(self, file, status, filename)).decode()
                 member = {"name": os.path.basename(filename), "mime_type": mime_type(filename), "content": data}
