@@ -900,15 +900,15 @@ class Runner:
                 self._directory = tempfile.TemporaryDirectory(prefix="mycodeinterpreter-")
             return self._directory.name
 
-    def start(self, command, stdin=None):
-        """A Job that runs a command line (str) with a file, or nothing, as its input; raises HTTPError 400, 500."""
+    def start(self, command, stdin):
+        """A Job that runs a command line (str) with a file as its input; raises HTTPError 400, 500."""
         path, process = os.path.join(self.directory, "%d.log" % next(self._numbers)), None
         try:
             process = subprocess.Popen(
                 self._shell + [os.fsencode(command)],
                 bufsize=0,
                 executable=self._program,
-                stdin=stdin or subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # with no terminal that it could open as /dev/tty
@@ -1178,8 +1178,9 @@ def execcmd(caller, command, stdin, wait, limit, copies):
         facts.append("its standard input, %d bytes, %d shown as escapes: %s" % (len(stdin), hidden, text))
     key = None if longer else ("execcmd", command, stdin)
     caller.approve(Action("execcmd", command, facts, key), max(hold, server.hold))
-    with tempfile.TemporaryFile(dir=server.runner.directory) if stdin else contextlib.nullcontext() as source:
-        if source:
+    # Popen opens a /dev/null as well, but leaks it where it then finds no descriptor left for its pipe.
+    with tempfile.TemporaryFile(dir=server.runner.directory) if stdin else open(os.devnull, "r+b", 0) as source:
+        if stdin:
             source.write(stdin)
             block = memoryview(bytearray(BLOCK if longer else 0))
             while not caller.body.done:
