@@ -747,6 +747,7 @@ def can_ask():
 def signal_group(process, number):
     """Sends a signal, or 0 for none, to the process group that a child leads; whether the group has members."""
     try:
+        os.killpg(process.pid, 0)
         if process.returncode is not None:
             # The child has been waited for. While its group lives the system gives its number to no new process; so
             # where a process has that number the group is somebody else's.
@@ -781,11 +782,9 @@ class Job:
     what is there. One thread at a time tends a job.
     """
 
-    def __init__(self, process, path, timeout):
-        self.process, self.path, self.timeout = process, path, timeout
+    def __init__(self, process, pipe, path, timeout):
+        self.process, self.pipe, self.path, self.timeout = process, pipe, path, timeout  # pipe: None at its end
         self.ended = end_of(process)  # None when the shell has ended and has been waited for
-        self.pipe = process.stdout  # None at its end
-        os.set_blocking(self.pipe.fileno(), False)
         self.started, self.timed_out = time.monotonic(), False
         self.memory, self.log = bytearray(), None  # the output: its beginning, or, in a file, all
         self.size = self.kept = 0  # bytes written, and how many of them are in the memory or the log
@@ -817,11 +816,14 @@ class Job:
 
     def take(self):
         """Takes a block, as much as a pipe holds, or sees its end; raises OSError."""
-        data = self.pipe and self.pipe.read(BLOCK if self.size > OUTPUT_LIMIT else OUTPUT_LIMIT)
-        if data is None:  # at the end already, or nothing there
+        if self.pipe is None:
+            return
+        try:
+            data = os.read(self.pipe, BLOCK if self.size > OUTPUT_LIMIT else OUTPUT_LIMIT)
+        except BlockingIOError:
             return
         if not data:
-            self.pipe.close()
+            os.close(self.pipe)
             self.pipe = None
         self.size += len(data)
         if self.log is None and self.size <= OUTPUT_LIMIT:
@@ -859,8 +861,7 @@ class Job:
 
     def close(self):
         """Lets go of what is open; the log's file stays."""
-        self.process.stdout.close()
-        for descriptor in {self.ended, self.log} - {None}:
+        for descriptor in {self.pipe, self.ended, self.log} - {None}:
             os.close(descriptor)
 
     def ending(self):
@@ -900,28 +901,32 @@ class Runner:
                 self._directory = tempfile.TemporaryDirectory(prefix="mycodeinterpreter-")
             return self._directory.name
 
-    def start(self, command, stdin):
-        """A Job that runs a command line (str) with a file as its input; raises HTTPError 400, 500."""
-        path, process = os.path.join(self.directory, "%d.log" % next(self._numbers)), None
+    def start(self, command, stdin=None):
+        """A Job that runs a command line (str) with a file, or nothing, as its input; raises HTTPError 400, 500."""
+        path, process, pipe = os.path.join(self.directory, "%d.log" % next(self._numbers)), None, []
         try:
+            pipe += os.pipe()
+            os.set_blocking(pipe[0], False)
             process = subprocess.Popen(
                 self._shell + [os.fsencode(command)],
-                bufsize=0,
                 executable=self._program,
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stdin=stdin or subprocess.DEVNULL,
+                stdout=pipe[1],
+                stderr=pipe[1],
                 start_new_session=True,  # with no terminal that it could open as /dev/tty
             )
-            job = Job(process, path, self._timeout)
+            job = Job(process, pipe[0], path, self._timeout)
+            del pipe[0]
         except OSError as error:
             if process:  # no descriptor is left to tend it with
                 signal_group(process, signal.SIGKILL)
-                process.stdout.close()
                 process.wait()
             if error.errno == errno.E2BIG:
                 raise HTTPError(400, "the command is longer than the system takes; send it as stdin of `sh`") from None
             raise HTTPError(500, "%s would not start: %s" % (self._shell[0], error.strerror)) from None
+        finally:
+            for descriptor in pipe:
+                os.close(descriptor)
         with self._lock:
             self._processes.add(process)
             if self._closed:
@@ -1178,9 +1183,8 @@ def execcmd(caller, command, stdin, wait, limit, copies):
         facts.append("its standard input, %d bytes, %d shown as escapes: %s" % (len(stdin), hidden, text))
     key = None if longer else ("execcmd", command, stdin)
     caller.approve(Action("execcmd", command, facts, key), max(hold, server.hold))
-    # Popen opens a /dev/null as well, but leaks it where it then finds no descriptor left for its pipe.
-    with tempfile.TemporaryFile(dir=server.runner.directory) if stdin else open(os.devnull, "r+b", 0) as source:
-        if stdin:
+    with tempfile.TemporaryFile(dir=server.runner.directory) if stdin else contextlib.nullcontext() as source:
+        if source:
             source.write(stdin)
             block = memoryview(bytearray(BLOCK if longer else 0))
             while not caller.body.done:
