@@ -389,16 +389,16 @@ class Connection:
         while True:
             if self.pending.startswith(b"\r\n"):  # an empty line before a request is nothing (RFC 9112 2.2)
                 del self.pending[:2]
-            end = self.pending.find(b"\r\n\r\n", max(0, seen - 3))
+            end = self.pending.find(b"\r\n\r\n", seen)
             if end >= 0:
                 head = bytes(self.pending[:end])
                 del self.pending[: end + 4]
                 return head
-            seen = len(self.pending)
-            if seen > HEAD_LIMIT:
+            if len(self.pending) > HEAD_LIMIT:
                 raise HTTPError(431, "the request head is over %d bytes; put what is long in the body" % HEAD_LIMIT)
-            if _BARE.search(self.pending):
+            if _BARE.search(self.pending, seen):
                 raise HTTPError(400, "the request head has a bare CR or LF; end its lines with CR LF")
+            seen = max(0, len(self.pending) - 3)  # what comes in many pieces is not searched anew for each
             if not self.fill():
                 return None
 
@@ -1254,9 +1254,8 @@ def send_file(caller, events, fact=""):
     try:
         for event in events:
             if isinstance(event, tuple):
-                upload = None
-                if event[1]:
-                    upload = Upload(caller.server.directory, event[1])
+                upload = Upload(caller.server.directory, event[1]) if event[1] else None
+                if upload:
                     caller.approve(upload.action((event + (fact,))[2]), caller.server.hold)
                     uploads.append(upload)
                     upload.write(b"")
@@ -1880,7 +1879,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Gives a connection its thread. Over MAX_CONNECTIONS the longest idle one makes room, or else it is closed."""
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         full = len(self.connections) >= MAX_CONNECTIONS
-        idle = [one for one in list(self.connections.values()) if full and one.idle_since]
+        idle = [one for one in list(self.connections.values()) if one.idle_since] if full else []
         self.connections[request] = Connection(request)
         if full and not idle:
             return self.shutdown_request(request)
