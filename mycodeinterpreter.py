@@ -294,7 +294,7 @@ def part_names(head):
 
 _BARE = re.compile(rb"(?<!\r)\n|\r[^\n]")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~\x80-\xff]+) HTTP/(1\.[01])\Z")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*)\Z")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~\x80-\xff]*)\Z")
 _ONCE = ("host", "content-length", "transfer-encoding", "content-type", "expect")
 
 
@@ -314,7 +314,7 @@ def parse_head(head):
         field = _FIELD.match(line)
         if not field:
             raise HTTPError(400, "a header is malformed; it reads NAME: VALUE, on one line")
-        name, value = field.group(1).decode().lower(), field.group(2).decode("latin-1").rstrip(" \t")
+        name, value = field.group(1).decode().lower(), field.group(2).decode("latin-1").strip(" \t")
         if name in headers and name in _ONCE:
             raise HTTPError(400, "the request has two %s headers; send one" % name)
         headers[name] = headers[name] + ", " + value if name in headers else value
