@@ -303,7 +303,7 @@ def part_names(head):
 
 _BARE = re.compile(rb"(?<!\r)\n|\r[^\n]")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~\x80-\xff]+) HTTP/(1\.[01])\Z")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*)\Z")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~\x80-\xff]*)\Z")
 _ONCE = ("host", "content-length", "transfer-encoding", "content-type", "expect")
 
 
@@ -323,7 +323,7 @@ def parse_head(head):
         field = _FIELD.match(line)
         if not field:
             raise HTTPError(400, "a header is malformed; it reads NAME: VALUE, on one line")
-        name, value = field.group(1).decode().lower(), field.group(2).decode("latin-1").rstrip(" \t")
+        name, value = field.group(1).decode().lower(), field.group(2).decode("latin-1").strip(" \t")
         if name in headers and name in _ONCE:
             raise HTTPError(400, "the request has two %s headers; send one" % name)
         headers[name] = headers[name] + ", " + value if name in headers else value
@@ -398,16 +398,16 @@ class Connection:
         while True:
             if self.pending.startswith(b"\r\n"):  # an empty line before a request is nothing (RFC 9112 2.2)
                 del self.pending[:2]
-            end = self.pending.find(b"\r\n\r\n", max(0, seen - 3))
+            end = self.pending.find(b"\r\n\r\n", seen)
             if end >= 0:
                 head = bytes(self.pending[:end])
                 del self.pending[: end + 4]
                 return head
-            seen = len(self.pending)
-            if seen > HEAD_LIMIT:
+            if len(self.pending) > HEAD_LIMIT:
                 raise HTTPError(431, "the request head is over %d bytes; put what is long in the body" % HEAD_LIMIT)
-            if _BARE.search(self.pending):
+            if _BARE.search(self.pending, seen):
                 raise HTTPError(400, "the request head has a bare CR or LF; end its lines with CR LF")
+            seen = max(0, len(self.pending) - 3)  # what comes in many pieces is not searched anew for each
             if not self.fill():
                 return None
 
@@ -781,6 +781,7 @@ def can_ask():
 def signal_group(process, number):
     """Sends a signal, or 0 for none, to the process group that a child leads; whether the group has members."""
     try:
+        os.killpg(process.pid, 0)
         if process.returncode is not None:
             # The child has been waited for. While its group lives the system gives its number to no new process; so
             # where a process has that number the group is somebody else's.
@@ -794,16 +795,18 @@ def signal_group(process, number):
 
 
 def end_of(process):
-    """A descriptor that is readable once a process has ended: a pidfd, or a socket whose peer a thread closes.
-
-    Raises OSError, and RuntimeError where no thread is left.
-    """
+    """A descriptor that is readable once a process has ended: a pidfd, or a pipe a thread closes; raises OSError."""
     try:
         return os.pidfd_open(process.pid)
     except (AttributeError, OSError):
-        ended, alive = socket.socketpair()
-        threading.Thread(target=lambda: (process.wait(), alive.close()), daemon=True).start()
-        return ended.detach()
+        ended, alive = os.pipe()
+        try:
+            threading.Thread(target=lambda: (process.wait(), os.close(alive)), daemon=True).start()
+        except RuntimeError as error:
+            os.close(ended)
+            os.close(alive)
+            raise OSError(errno.EAGAIN, str(error)) from None
+        return ended
 
 
 class Job:
@@ -813,11 +816,9 @@ class Job:
     what is there. One thread at a time tends a job.
     """
 
-    def __init__(self, process, path, timeout):
-        self.process, self.path, self.timeout = process, path, timeout
+    def __init__(self, process, pipe, path, timeout):
+        self.process, self.pipe, self.path, self.timeout = process, pipe, path, timeout  # pipe: None at its end
         self.ended = end_of(process)  # None when the shell has ended and has been waited for
-        self.pipe = process.stdout  # None at its end
-        os.set_blocking(self.pipe.fileno(), False)
         self.started, self.timed_out = time.monotonic(), False
         self.memory, self.log = bytearray(), None  # the output: its beginning, or, in a file, all
         self.size = self.kept = 0  # bytes written, and how many of them are in the memory or the log
@@ -849,11 +850,14 @@ class Job:
 
     def take(self):
         """Takes a block, as much as a pipe holds, or sees its end; raises OSError."""
-        data = self.pipe and self.pipe.read(OUTPUT_LIMIT if self.log is None else PIPE)
-        if data is None:  # at the end already, or nothing there
+        if self.pipe is None:
+            return
+        try:
+            data = os.read(self.pipe, OUTPUT_LIMIT if self.log is None else PIPE)
+        except BlockingIOError:
             return
         if not data:
-            self.pipe.close()
+            os.close(self.pipe)
             self.pipe = None
         self.size += len(data)
         if self.log is None and self.size <= OUTPUT_LIMIT:
@@ -898,8 +902,7 @@ class Job:
 
     def close(self):
         """Lets go of what is open; the log's file stays."""
-        self.process.stdout.close()
-        for descriptor in {self.ended, self.log} - {None}:
+        for descriptor in {self.pipe, self.ended, self.log} - {None}:
             os.close(descriptor)
 
     def ending(self):
@@ -960,27 +963,30 @@ class Runner:
         """A Job that runs a command line (str) with a file, or nothing, as its input; raises HTTPError 400, 500."""
         if not hasattr(select, "poll"):
             raise HTTPError(500, "commands do not run on this system yet, only files; it has no poll(2)")
-        path, process = os.path.join(self.directory, "%d.log" % next(self._numbers)), None
+        path, process, pipe = os.path.join(self.directory, "%d.log" % next(self._numbers)), None, []
         try:
+            pipe += os.pipe()
+            os.set_blocking(pipe[0], False)
             process = subprocess.Popen(
                 self._shell + [os.fsencode(command)],
-                bufsize=0,
                 executable=self._program,
                 stdin=stdin or subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stdout=pipe[1],
+                stderr=pipe[1],
                 start_new_session=True,  # with no terminal that it could open as /dev/tty
             )
-            job = Job(process, path, self._timeout)
-        except (OSError, RuntimeError) as error:
-            if process:  # no descriptor, or thread, is left to tend it with
+            job = Job(process, pipe[0], path, self._timeout)
+            del pipe[0]
+        except OSError as error:
+            if process:  # no descriptor is left to tend it with
                 signal_group(process, signal.SIGKILL)
-                process.stdout.close()
                 process.wait()
-            if getattr(error, "errno", None) == errno.E2BIG:
+            if error.errno == errno.E2BIG:
                 raise HTTPError(400, "the command is longer than the system takes; send it as stdin of `sh`") from None
-            reason = getattr(error, "strerror", error)
-            raise HTTPError(500, "%s would not start: %s" % (self._shell[0], reason)) from None
+            raise HTTPError(500, "%s would not start: %s" % (self._shell[0], error.strerror)) from None
+        finally:
+            for descriptor in pipe:
+                os.close(descriptor)
         with self._lock:
             self._processes.add(process)
             if self._closed:
@@ -1113,10 +1119,13 @@ class Upload:
             written = self._file.write(view)
             self.size, view = self.size + written, view[written:]
 
-    def commit(self):
-        """Puts it in place; raises HTTPError where the place is not what the operator was shown, OSError."""
+    def check(self):
+        """Raises HTTPError where the target is not what the operator was shown."""
         if self._identity() != self._before:
             raise HTTPError(403, "%s has changed since it was approved; send it again" % visible(self.target)[0])
+
+    def commit(self):
+        """Puts it in place; raises OSError."""
         if self._before and stat.S_ISREG(self._before[0]) and hasattr(os, "fchmod"):
             os.fchmod(self._file.fileno(), stat.S_IMODE(self._before[0]))  # a script stays executable
         self._file.close()
@@ -1184,7 +1193,7 @@ class Result:
     def __init__(self, job, limit, held, copies):
         seconds, pid, running = time.monotonic() - job.started, job.process.pid, job.ended is not None
         code, self.timed_out = (None, False) if running else (job.process.returncode, job.timed_out)
-        self._file = open(job.path, "rb", buffering=0) if job.log is not None else None
+        self.file = open(job.path, "rb", buffering=0) if job.log is not None else None  # to be closed by its user
         bound = 1.5 * max(limit, OUTPUT_LIMIT)  # in JSON a byte may take six characters
         left_out = self._cut(job, limit)
         while copies and copies * len(json.dumps(self.output(), ensure_ascii=False)) > bound:
@@ -1193,7 +1202,7 @@ class Result:
         log = job.path if (running or left_out) and job.open_log() else None
         if not running and not left_out:
             job.bound = 0
-            if self._file:
+            if self.file:
                 os.unlink(job.path)
         goes = "its output goes on in %s" % log if log else "the disk is full, its output is lost"
         said = ["still running after %.3g s, pid %d" % (held, pid), goes] if running else [job.ending()]
@@ -1216,16 +1225,11 @@ class Result:
         return job.size - head - tail
 
     def _part(self, job, start, count):
-        return (self._file, start, count) if self._file else bytes(job.memory[start : start + count])
+        return (self.file, start, count) if self.file else bytes(job.memory[start : start + count])
 
     def output(self):
         """All parts as one str."""
         return b"".join(map(read_part, self.parts)).decode("utf-8", "replace")
-
-    def close(self):
-        """Lets go of the log."""
-        if self._file:
-            self._file.close()
 
 
 def read_part(part):
@@ -1237,8 +1241,9 @@ def read_part(part):
     return file.read(count)
 
 
+@contextlib.contextmanager
 def execcmd(caller, command, stdin, wait, limit, copies):
-    """The Result of a command line (str); what is left of the request's body is the rest of its input.
+    """Yields the Result of a command line (str); what is left of the request's body is the rest of its input.
 
     copies: how often the answer has the output in JSON, which then is bounded even where limit is 0.
     """
@@ -1266,29 +1271,28 @@ def execcmd(caller, command, stdin, wait, limit, copies):
         limit = server.limit if limit is None else int(limit)
         result = Result(job, min(limit, JSON_LIMIT) or JSON_LIMIT if copies else limit, hold, copies)
         caller.result = result.facts
-        return result
     finally:
         caller.tenders += server.runner.leave(job)
+    with result.file or contextlib.nullcontext():
+        yield result
 
 
+@contextlib.contextmanager
 def get_file(caller, given):
-    """(file, status, filename) of a parameter, opened before the question: what is shown is what is sent."""
-    filename, facts, failure = needed(given, "filename", "GET /get-file?filename=PATH"), [], None
+    """Yields (file, status, filename) of a parameter, opened before the question: what is shown is what is sent."""
+    filename, failure = needed(given, "filename", "GET /get-file?filename=PATH"), None
     path = real = os.path.join(caller.server.directory, filename)
-    with contextlib.ExitStack() as stack:
-        try:
-            file, status, real = opened(path)
-            stack.enter_context(file)
-            facts += ["%d bytes" % status.st_size]
-            facts += ["a link leads to " + visible(real)[0]] if real != os.path.normpath(path) else []
-        except HTTPError as error:  # answered behind the approval: whether a file exists is an answer, too
-            failure = error
-            facts += ["can't be sent: " + error.message]
+    try:
+        file, status, real = opened(path)
+        facts = ["%d bytes" % status.st_size]
+        facts += ["a link leads to " + visible(real)[0]] if real != os.path.normpath(path) else []
+    except HTTPError as error:  # answered behind the approval: whether a file exists is an answer, too
+        file, failure, facts = contextlib.nullcontext(), error, ["can't be sent: " + error.message]
+    with file:
         caller.approve(Action("get-file", path, facts, ("get-file", path, real)), caller.server.hold)
         if failure:
             raise failure
-        stack.pop_all()
-        return file, status, filename
+        yield file, status, filename
 
 
 def file_events(caller, given):
@@ -1325,9 +1329,8 @@ def send_file(caller, events, fact=""):
     try:
         for event in events:
             if isinstance(event, tuple):
-                upload = None
-                if event[1]:
-                    upload = Upload(caller.server.directory, event[1])
+                upload = Upload(caller.server.directory, event[1]) if event[1] else None
+                if upload:
                     caller.approve(upload.action((event + (fact,))[2]), caller.server.hold)
                     uploads.append(upload)
                     upload.write(b"")
@@ -1336,6 +1339,10 @@ def send_file(caller, events, fact=""):
                 caller.progress(len(event))
         if not uploads:
             raise HTTPError(400, "no file was sent; send a part with a filename, as `curl -F document=@FILE` does")
+        if len({upload.target for upload in uploads}) < len(uploads):
+            raise HTTPError(400, "two of the files have one name; send them under two")
+        for upload in uploads:
+            upload.check()
         for upload in uploads:
             upload.commit()
         return "".join("stored %s, %d bytes\n" % (os.path.basename(one.target), one.size) for one in uploads)
@@ -1587,7 +1594,7 @@ def call_tool(caller, params):
     data, more, failed = json.dumps(given).encode(), {}, False
     try:
         if name == "execcmd":
-            with contextlib.closing(execcmd(caller, *command_arguments(json_pairs(data)), copies=2)) as result:
+            with execcmd(caller, *command_arguments(json_pairs(data)), copies=2) as result:
                 block, failed = result.output(), bool(result.facts["exit_code"]) or result.timed_out
                 more = {"structuredContent": dict(result.facts, output=block)}
         elif name == "get-file":
@@ -1605,8 +1612,7 @@ def call_tool(caller, params):
 
 def file_block(caller, given):
     """A file as a str where it is UTF-8, else as a content block: an image where it is one, or an embedded resource."""
-    file, status, filename = get_file(caller, given)
-    with file:
+    with get_file(caller, given) as (file, status, filename):
         data, kind = whole(caller, file, status, filename), mime_type(filename)
     try:
         return data.decode("utf-8")
@@ -1993,7 +1999,7 @@ class Handler(socketserver.BaseRequestHandler):
         elif data:
             pairs.append(("stdin", data))
         as_json = prefers_json(self.headers.get("accept", ""))
-        with contextlib.closing(execcmd(self, *command_arguments(pairs), copies=as_json)) as result:
+        with execcmd(self, *command_arguments(pairs), copies=as_json) as result:
             status = 202 if result.facts["running"] else 408 if result.timed_out else 200
             if as_json:
                 return self.answer_json(dict(result.facts, output=result.output()), status)
@@ -2004,8 +2010,7 @@ class Handler(socketserver.BaseRequestHandler):
     def get_file(self):
         """GET /get-file: conditions and one range (RFC 9110 13, 14)."""
         given = parameters(("filename", "openaiFileResponse"), form_pairs(self.query))
-        file, status, filename = get_file(self, given)
-        with file:
+        with get_file(self, given) as (file, status, filename):
             if given.get("openaiFileResponse", b"false") == b"true":
                 data = base64.b64encode(whole(self, file, status, filename)).decode()
                 member = {"name": os.path.basename(filename), "mime_type": mime_type(filename), "content": data}
@@ -2218,7 +2223,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Gives a connection its thread. Over MAX_CONNECTIONS the longest idle one makes room, or else it is closed."""
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         full = len(self.connections) >= MAX_CONNECTIONS
-        idle = [one for one in list(self.connections.values()) if full and one.idle_since]
+        idle = [one for one in list(self.connections.values()) if one.idle_since] if full else []
         self.connections[request] = Connection(request)
         if full and not idle:
             return self.shutdown_request(request)

@@ -81,7 +81,8 @@ def ssh(tmp_path_factory):
     settings = {"port": port, "user": getpass.getuser(), "directory": directory}
     server_file = (
         "ListenAddress 127.0.0.1:{port}\nHostKey {directory}/host\nAuthorizedKeysFile {directory}/user.pub\n"
-        "PidFile none\nMaxStartups 1000\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+        "PidFile none\nMaxStartups 1000\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+        "PermitRootLogin prohibit-password\n"
     )
     client_file = (
         "Host box\nHostName 127.0.0.1\nPort {port}\nUser {user}\nIdentityFile {directory}/user\nIdentitiesOnly yes\n"

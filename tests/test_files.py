@@ -152,6 +152,26 @@ def test_fields_are_ignored_and_many_parts_are_not_too_many(nosafe):
     assert stored(nosafe) == files
 
 
+def test_of_two_files_with_one_name_neither_is_stored(nosafe):
+    answer = send(nosafe, body_of(named("one", b"1"), named("two", b"2"), named("./one", b"3")))
+    assert answer.status == 400 and b"one name" in answer.body and stored(nosafe) == {}
+
+
+def test_of_several_files_none_is_stored_where_one_finds_its_place_changed(nosafe):
+    tail = b"\r\n--b--\r\n"
+    head = body_of(named("first", b"1"), named("second", b"begun"))[: -len(tail)]
+    with nosafe.connect() as sock:
+        sock.sendall(
+            b"POST /send-file HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(head + tail), head)
+        )
+        wait_for(lambda: len(os.listdir(str(nosafe.directory))) == 2, what="the temporary files")
+        (nosafe.directory / "second").write_text("meanwhile")
+        sock.sendall(tail)
+        assert sock.recv(65536).startswith(b"HTTP/1.1 403 ")
+    assert stored(nosafe) == {"second": b"meanwhile"}
+
+
 def test_the_heads_of_a_part_may_have_more_lines(nosafe):
     more = (
         b"Content-Type: text/html; filename=no\r\nX-Long: " + b"x" * 3000 + b"\r\ncontent-transfer-encoding: binary\r\n"

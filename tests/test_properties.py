@@ -6,6 +6,7 @@ The multipart parser and base_name have theirs in test_files.py, visible in test
 import base64
 import re
 import socket
+import time
 
 import hypothesis
 import pytest
@@ -133,6 +134,20 @@ class Wire:
         block = self.recv(len(view))
         view[: len(block)] = block
         return len(block)
+
+
+@pytest.mark.parametrize("value", [b" " * 400000 + b"\0", b"\t " * 200000, b"a " * 200000 + b"\x7f", b'"' * 400000])
+def test_no_header_costs_more_than_its_length(value):
+    began = time.process_time()
+    result(program.parse_head, b"GET / HTTP/1.1\r\nHost: x\r\na:" + value)
+    assert time.process_time() - began < 2
+
+
+def test_a_head_in_many_pieces_costs_no_more_than_in_one():
+    connection = program.Connection(Wire([b"G" * 60000] * 8 + [b"x"] * 3000))
+    began = time.process_time()
+    assert connection.head() is None
+    assert time.process_time() - began < 2
 
 
 def decoded(sock, size=1000):
