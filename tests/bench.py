@@ -11,6 +11,7 @@ slow: `touch` brings it back before each transfer, for every server alike.
 
 import collections
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -125,16 +126,28 @@ def peers(scratch):
 
 
 def serve_limit(port):
-    """What the system must do, one connection at a time: sendfile, recv and write, and a command that writes into
-    the connection itself, without a pipe."""
+    """What the system must do, one connection at a time: sendfile, recv and write, and for a command's output a pipe,
+    a file and sendfile: the exit code is in the head of the answer, so all of it is kept before any of it is sent."""
     server, block = socket.create_server(("127.0.0.1", port)), bytearray(MIB)
     while True:
         sock, _ = server.accept()
         with sock:
             head = sock.recv(65536)
             if head.startswith(b"POST /execcmd"):
-                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % OUTPUT)
-                subprocess.run(["sh", "-c", "head -c %d /dev/zero" % OUTPUT], stdout=sock)
+                reader, writer = os.pipe()
+                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 1 << 18)
+                with subprocess.Popen(["sh", "-c", "head -c %d /dev/zero" % OUTPUT], stdout=writer):
+                    os.close(writer)
+                    with open("output", "w+b", 0) as file:
+                        count = os.readv(reader, [block])
+                        while count:
+                            file.write(memoryview(block)[:count])
+                            count = os.readv(reader, [block])
+                        os.close(reader)
+                        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % OUTPUT)
+                        file.seek(0)
+                        while os.sendfile(sock.fileno(), file.fileno(), None, GIB):
+                            pass
             elif b"filename=big" in head:
                 with open("big", "rb") as file:
                     size = os.fstat(file.fileno()).st_size
