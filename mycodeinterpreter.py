@@ -131,8 +131,16 @@ def http_date(seconds):
     return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(seconds))
 
 
+@functools.lru_cache(maxsize=16)
+def local_time(seconds):
+    """The local time of whole seconds since the epoch, for the log."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
 def unquote(value):
     """Bytes with their percent-encoding undone (RFC 3986 2.1)."""
+    if b"%" not in value:
+        return value
     return re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match.group(1), 16)]), value)
 
 
@@ -1849,6 +1857,7 @@ def fill_page(facts, pastes):
 # HTTP
 
 
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _FORMS = ("application/json", "application/x-www-form-urlencoded")  # other bodies are not parsed
 
 
@@ -1913,18 +1922,19 @@ class Handler(socketserver.BaseRequestHandler):
         self.method, self.target, version, self.headers = parse_head(head)
         self.body = Body(self.connection, version, self.headers)
         self.closing = version == "1.0" or "close" in self.headers.get("connection", "").lower()
-        absolute = re.match(r"https?://([^/?]*)(.*)", self.target, re.I)
-        if absolute:  # its authority counts, not the Host header's (RFC 9112 3.2.2)
-            self.headers["host"], self.target = absolute.group(1), "/" + re.sub(r"\A/", "", absolute.group(2))
         if not self.target.startswith("/"):
-            raise HTTPError(400, "the request target is malformed; it is a path")
+            absolute = re.match(r"https?://([^/?]*)/?(.*)", self.target, re.I)
+            if not absolute:
+                raise HTTPError(400, "the request target is malformed; it is a path")
+            # Its authority counts, not the Host header's (RFC 9112 3.2.2).
+            self.headers["host"], self.target = absolute.group(1), "/" + absolute.group(2)
 
     def check_origin(self):
         """No web page elsewhere gets in, whatever name it gives this address; raises HTTPError 403, 421."""
         authority = self.headers.get("host", "127.0.0.1").lower()
         host = host_of(authority) or ""
         # An address is no name that somebody's DNS server could point here.
-        if not (re.match(r"[0-9.]+\Z|.*:", host) or host in self.server.names | {self.server.public_name}):
+        if not (re.match(r"[0-9.]+\Z|.*:", host) or host == self.server.public_name or host in self.server.names):
             raise HTTPError(421, "this daemon does not answer to that Host; if it should, start it with -url")
         if host == self.server.public_name and "x-forwarded-for" in self.headers:
             self.client = visible(self.headers["x-forwarded-for"].rpartition(",")[2].strip())[0]
@@ -2076,7 +2086,7 @@ class Handler(socketserver.BaseRequestHandler):
         """Sends an answer of parts, bytes or (file, start, count): the head and what is small in one send."""
         self.closing = self.closing or self.body is None or not self.body.done
         length = sum(len(part) if isinstance(part, bytes) else part[2] for part in parts)
-        lines = ["HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase), "Date: " + http_date(int(time.time()))]
+        lines = ["HTTP/1.1 %d %s" % (status, _PHRASES[status]), "Date: " + http_date(int(time.time()))]
         lines += ["X-Content-Type-Options: nosniff", "Cache-Control: no-cache"]
         lines += ["Content-Type: " + kind, "Content-Length: %d" % length] if status != 304 else []
         lines += ["Connection: close"] if self.closing else []
@@ -2185,18 +2195,18 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def log(self, request):
         """One line for a request, on the terminal and in the audit trail."""
         operation, subject = (request.action or (request.method or "-", request.path or "-"))[:2]
-        for secret in filter(None, (self.token, self.key and self.key.decode("utf-8", "replace"))):
-            subject = subject.replace(secret, "***")
-        entry = dict(time=time.strftime("%Y-%m-%d %H:%M:%S"), client=request.client, operation=operation)
-        entry.update(subject=visible(subject)[0], decision=request.decision, status=request.status or 0)
-        entry.update(bytes=request.sent, seconds=round(time.monotonic() - request.started, 3))
-        self.terminal.log("%s %s %s %.200s %s %d %dB %ss" % tuple(entry.values()))
+        if self.key is not None:
+            subject = subject.replace(self.token, "***").replace(self.key.decode("utf-8", "replace"), "***")
+        entry = (local_time(int(time.time())), request.client, operation, visible(subject)[0], request.decision)
+        entry += (request.status or 0, request.sent, round(time.monotonic() - request.started, 3))
+        self.terminal.log("%s %s %s %.200s %s %d %dB %ss" % entry)
         if request.action:
             with self._lock:
                 self.tally["denied" if request.decision == "refused" else "run"] += 1
                 self.tally["received" if operation == "send-file" else "sent"] += max(request.moved, request.sent)
         if self.audit:
-            line = json.dumps(dict(entry, subject=subject, result=request.result)).encode() + b"\n"
+            names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
+            line = json.dumps(dict(zip(names, entry), subject=subject, result=request.result)).encode() + b"\n"
             with self._auditing:
                 try:
                     size = os.fstat(self.audit.fileno()).st_size
