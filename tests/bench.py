@@ -536,8 +536,8 @@ def draw(figures, path):
         colours = [{US: "tab:blue", LIMIT: "tab:gray"}.get(one, "tab:orange") for one in order]
         bars = field.barh(order, [medians[one] for one in order], color=colours)
         field.bar_label(bars, [shown(medians[one]) for one in order], padding=2)
-        field.set_title("%s, %s, %s" % (MEASURES[name].title, MEASURES[name].unit,
-                                        "less is better" if MEASURES[name].better is min else "more is better"))
+        better = "less is better" if MEASURES[name].better is min else "more is better"
+        field.set_title("%s\n%s, %s" % (MEASURES[name].title, MEASURES[name].unit, better), loc="left", fontsize=8)
         field.margins(x=0.15)
         field.set_xticks([])
         field.spines[["top", "right", "bottom"]].set_visible(False)

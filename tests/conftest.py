@@ -58,7 +58,8 @@ class Daemon:
                 # setsid and TIOCSCTTY by way of a shell-less helper: the pseudo-terminal becomes the controlling one,
                 # so Ctrl+C typed into it is a real SIGINT from the terminal.
                 helper = (
-                    "import fcntl,os,sys,termios;os.setsid();fcntl.ioctl(0,termios.TIOCSCTTY,0);"
+                    "import fcntl,os,signal,sys,termios;os.setsid();fcntl.ioctl(0,termios.TIOCSCTTY,0);"
+                    "signal.signal(signal.SIGINT,signal.SIG_DFL);"  # a shell's background job ignores it
                     "os.execv(sys.argv[1],sys.argv[1:])"
                 )
                 options["stdin"] = slave
