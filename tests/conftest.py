@@ -59,7 +59,7 @@ class Daemon:
                 # so Ctrl+C typed into it is a real SIGINT from the terminal.
                 helper = (
                     "import fcntl,os,signal,sys,termios;os.setsid();fcntl.ioctl(0,termios.TIOCSCTTY,0);"
-                    "signal.signal(signal.SIGINT,signal.SIG_DFL);"  # a shell's background job ignores it
+                    "[signal.signal(n,signal.SIG_DFL) for n in (signal.SIGINT,signal.SIGHUP)];"  # as after &, nohup
                     "os.execv(sys.argv[1],sys.argv[1:])"
                 )
                 options["stdin"] = slave
