@@ -2521,6 +2521,7 @@ def main(argv=None):
         if options.url or authtoken:
             server.publish(options.url or open_tunnel(server, authtoken, options.ngrok))
         announce(server, options, authtoken and not options.url)
+        threading.Thread(target=str).start()  # before Python 3.9.6 glibc needs a descriptor when the first thread ends
         threading.Thread(target=server.terminal.run, daemon=True).start()
         server.serve_forever()
     except KeyboardInterrupt:
