@@ -368,7 +368,7 @@ def main():
         check(daemon.stop(signal.SIGTERM, 10) == 0, "it ended with status %s" % daemon.process.returncode, problems)
         seconds = time.monotonic() - began
         check(seconds < 2, "it took %.1f s to end" % seconds, problems)
-        until = time.monotonic() + 10  # thousands of logs are removed by a process that outlives the daemon for a moment
+        until = time.monotonic() + 10  # thousands of logs are removed by a process that outlives it a moment
         while processes(daemon) and time.monotonic() < until:
             time.sleep(0.1)
         check(not daemon.run_directories(), "its directory is left behind", problems)
