@@ -360,7 +360,8 @@ class Connection:
     """
 
     def __init__(self, sock):
-        self.sock, self.pending, self._timeout = sock, bytearray(), None
+        self.sock, self.pending = sock, bytearray()
+        self.timeout = None  # seconds, as the socket has been told; None where that is to be done
         self.patience = 0  # seconds left for what arrives, which grow up to IDLE_TIMEOUT while it beats SLOWEST
         self.idle_since = time.monotonic()  # None while a request is served
         set_timeout(sock, "SO_SNDTIMEO", IDLE_TIMEOUT)
@@ -368,10 +369,12 @@ class Connection:
     def _receive(self, receive, where):
         """What a socket's receive(where) returns, in time; raises HTTPError 408."""
         began, timeout = time.monotonic(), max(0.01, self.patience)
-        if timeout != self._timeout:
-            set_timeout(self.sock, "SO_RCVTIMEO", timeout)
-            self._timeout = timeout
         try:
+            if self.patience <= 0:  # or else one byte each 10 ms would do
+                raise socket.timeout
+            if timeout != self.timeout:
+                set_timeout(self.sock, "SO_RCVTIMEO", timeout)
+                self.timeout = timeout
             received = receive(where)
         except (BlockingIOError, socket.timeout):
             raise HTTPError(408, "the request came too slowly; send it again") from None
@@ -437,11 +440,14 @@ class Connection:
     def gone(self):
         """Whether the client has hung up."""
         try:
-            if hasattr(select, "POLLRDHUP"):  # Linux: seen also behind bytes that are not read yet
+            if hasattr(select, "poll"):
                 poll = select.poll()
-                poll.register(self.sock, select.POLLRDHUP)
-                return bool(poll.poll(0))
-            return bool(select.select([self.sock], [], [], 0)[0]) and self.sock.recv(1, socket.MSG_PEEK) == b""
+                poll.register(self.sock, getattr(select, "POLLRDHUP", select.POLLIN))
+                ready = bool(poll.poll(0))
+            else:
+                ready = bool(select.select([self.sock], [], [], 0)[0])
+            # POLLRDHUP, which Linux has, is seen also behind bytes that are not read yet, and tells it by itself.
+            return ready and (hasattr(select, "POLLRDHUP") or self.sock.recv(1, socket.MSG_PEEK) == b"")
         except (OSError, ValueError):
             return True
 
@@ -744,7 +750,8 @@ class Gate:
             self._terminal.write(" %d" % left)
             if self._cancelled.wait(1):
                 break
-        self._counting, cancelled = False, self._cancelled.is_set()
+        self._counting = False
+        cancelled = self._cancelled.is_set()
         self._terminal.write(" cancelled\n" if cancelled else "\n", asking=False)
         if cancelled:
             raise HTTPError(403, "cancelled by the operator; nothing was done")
@@ -851,7 +858,8 @@ class Job:
                 os.close(self.ended)
                 self.process.wait()
                 self.ended = None
-                self.take()  # what the shell wrote before its end
+                for _ in range(BLOCK // OUTPUT_LIMIT):  # what the shell wrote before its end: a pipe may hold a MiB
+                    self.take()
             self.take()
             if self.kept >= self.bound:
                 time.sleep(0.002)  # who writes without end shall wait for us
@@ -969,8 +977,6 @@ class Runner:
 
     def start(self, command, stdin=None):
         """A Job that runs a command line (str) with a file, or nothing, as its input; raises HTTPError 400, 500."""
-        if not hasattr(select, "poll"):
-            raise HTTPError(500, "commands do not run on this system yet, only files; it has no poll(2)")
         path, process, pipe = os.path.join(self.directory, "%d.log" % next(self._numbers)), None, []
         try:
             pipe += os.pipe()
@@ -1144,9 +1150,9 @@ class Upload:
         """Removes what was not committed."""
         self.temporaries.discard(self._temporary)
         if self._file:
+            self._file.close()
             with contextlib.suppress(OSError):  # the next one is to go, too
                 os.unlink(self._temporary)
-            self._file.close()
 
 
 def download(link, hosts, seconds):
@@ -1255,6 +1261,8 @@ def execcmd(caller, command, stdin, wait, limit, copies):
 
     copies: how often the answer has the output in JSON, which then is bounded even where limit is 0.
     """
+    if not hasattr(select, "poll"):
+        raise HTTPError(500, "commands do not run on this system yet, only files; it has no poll(2)")
     server, asked, longer = caller.server, time.monotonic(), not caller.body.done
     hold = server.hold if wait is None else min(wait, 86400)
     facts = ["in " + visible(server.directory)[0]]
@@ -1329,8 +1337,9 @@ def file_events(caller, given):
 
 
 def send_file(caller, events, fact=""):
-    """Stores uploads in the working directory and says so; or raises HTTPError, OSError, storing nothing.
+    """Stores uploads in the working directory and says so; or raises HTTPError, OSError.
 
+    Then nothing is stored, unless a rename has failed after another.
     events: (field, file name) or (field, file name, fact) at the start of each, then its data in blocks.
     """
     uploads, upload = [], None
@@ -2113,6 +2122,7 @@ class Handler(socketserver.BaseRequestHandler):
             start, count = start + sent, count - sent
             self.progress(sent)
         self.request.settimeout(None)
+        self.connection.timeout = None
         return not count
 
     def progress(self, count):
@@ -2121,8 +2131,8 @@ class Handler(socketserver.BaseRequestHandler):
         self.moved, self.tell_at = self.moved + count, self.tell_at or now + 1
         if now > self.tell_at:
             self.tell_at = now + 0.5
-            shown = (self.action.operation, human(self.moved), visible(self.action.subject)[0])
-            self.server.terminal.progress("%s %s so far: %s" % shown)
+            subject = visible(self.action.subject)[0].encode("ascii", "replace").decode()  # a column for each character
+            self.server.terminal.progress("%s %s so far: %s" % (self.action.operation, human(self.moved), subject))
 
     def linger(self):
         """Reads on for a moment: a connection closed with bytes unread is reset, and the answer lost (RFC 9112 9.6)."""
@@ -2155,7 +2165,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
             self.equal = hmac.compare_digest
             self.token = hmac.new(self.key, b"secret URL", "sha256").hexdigest()[:32]
-            self.basic = "Basic " + base64.b64encode((self.user or b"user") + b":" + self.key).decode()
+            user = b"user" if self.user is None else self.user
+            self.basic = "Basic " + base64.b64encode(user + b":" + self.key).decode()
         self.audit = open(options.log, "ab", 0, opener=lambda *a: os.open(*a, mode=0o600)) if options.log else None
         self.terminal = Terminal()
         self.asks, self.counts = not options.nosafe, options.semisafe
@@ -2444,7 +2455,7 @@ def parse_options(argv):
 def parse_arguments(argv):
     """The options; raises ValueError where they are wrong, and SystemExit where they ask for a text alone."""
     for text, names in ((HELP, ("-h", "-help", "--help")), (__version__ + "\n", ("-version", "--version"))):
-        if set(names) & set(argv):
+        if set(names) & set(argv[: argv.index("--")] if "--" in argv else argv):
             sys.stdout.write(text)
             raise SystemExit
     options, words = parse_options(argv)

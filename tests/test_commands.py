@@ -5,10 +5,12 @@ import http.client
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import stat
 import subprocess
+import sys
 import threading
 import time
 import urllib.parse
@@ -664,3 +666,13 @@ def test_a_shell_that_does_not_start_is_told(start, tmp_path, shell):
         answer = run(daemon, "echo hi")
         assert answer.status == 500 and len(answer.body.split()) > 3 and answer.body.count(b"\n") == 1
     assert json.loads(run(daemon, "echo hi", headers=AS_JSON).body.decode())["error"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="F_SETPIPE_SZ is Linux's")
+def test_what_a_pipe_holds_when_the_shell_ends_is_all_in_the_answer(nosafe):
+    """It holds a MiB where the command wants it, and everywhere where memory comes in pages of 64 KiB."""
+    code = "import fcntl,os; fcntl.fcntl(1, 1031, 1 << 20); os.write(1, b'x' * 900000); os.kill(os.getpid(), 9)"
+    quoted = urllib.parse.quote("exec python3 -c " + shlex.quote(code))
+    for _ in range(8):
+        answer = nosafe.request("POST", "/execcmd?limit=0&cmd=" + quoted, b"")
+        assert answer.body == b"x" * 900000 + b"\n[killed by SIGKILL]\n"

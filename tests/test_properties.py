@@ -332,6 +332,14 @@ def test_json_is_refused_or_an_object(data):
         result(program.command_arguments, pairs)
 
 
+def test_who_has_used_up_its_time_is_408_however_fast_it_goes_on():
+    connection = program.Connection(Wire([b"x"]))
+    connection.patience = 0
+    with pytest.raises(program.HTTPError) as caught:
+        connection.fill()
+    assert caught.value.status == 408
+
+
 # Headers
 
 
