@@ -2531,9 +2531,9 @@ def main(argv=None):
     try:
         if options.url or authtoken:
             server.publish(options.url or open_tunnel(server, authtoken, options.ngrok))
-        announce(server, options, authtoken and not options.url)
         threading.Thread(target=str).start()  # before Python 3.9.6 glibc needs a descriptor when the first thread ends
         threading.Thread(target=server.terminal.run, daemon=True).start()
+        announce(server, options, authtoken and not options.url)
         server.serve_forever()
     except KeyboardInterrupt:
         pass
