@@ -1,7 +1,7 @@
 # make test      the tests, on python3 or PYTHON=...; installs what they use into .venv
 # make test-all  the same tests on every CPython from 3.7 to 3.13 that is found here
 # make lint      ruff and mypy
-# make pictures  docs/page.png anew, by a browser
+# make pictures  docs/page.png and docs/terminal.png anew, by a browser
 # make run       the daemon, for this machine only, asking before each action
 # make fuzz, make soak, make schemathesis: a minute for each of three parsers, ten minutes of mixed load, the schema
 # make bench     how fast it is, beside others; make bench-growth: how its costs grow

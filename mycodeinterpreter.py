@@ -2502,10 +2502,10 @@ def announce(server, options, tunneled):
         server.terminal.write("warning: there is no terminal to ask at, so every action will be denied; see -nosafe\n")
 
 
-def main(argv=None):
+def main():
     """Serves until Ctrl+C or SIGTERM."""
     try:
-        options = parse_arguments(sys.argv[1:] if argv is None else argv)
+        options = parse_arguments(sys.argv[1:])
     except ValueError as error:
         sys.stderr.write("error: %s; see -help\n" % error)
         raise SystemExit(2) from None
