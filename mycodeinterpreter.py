@@ -611,6 +611,7 @@ class Terminal:
         """Adds a line to the log, written a moment later: a write for each would halve the answers a second."""
         with self._lock:
             self._lines.append(line + "\n")
+            self._progress = ""  # or else it would be shown behind the line that tells the transfer's end
         if not self._wake.is_set():
             self._wake.set()
 
@@ -2117,8 +2118,9 @@ class Handler(socketserver.BaseRequestHandler):
         """Sends a part of a file, in blocks that the progress tells of; whether all of it was there."""
         self.request.settimeout(IDLE_TIMEOUT)  # sendfile waits by it
         sent = 1
+        self.progress(0)
         while count and sent:
-            sent = self.request.sendfile(file, start, min(count, 8 * BLOCK))
+            sent = self.request.sendfile(file, start, min(count, 4 * BLOCK))
             start, count = start + sent, count - sent
             self.progress(sent)
         self.request.settimeout(None)

@@ -1,6 +1,7 @@
 """What the operator sees besides the questions: colour, the countdown, the progress of transfers, the summary."""
 
 import re
+import socket
 import threading
 
 import pytest
@@ -46,7 +47,7 @@ def test_colour_does_not_change_what_is_shown(start):
 
 def test_a_log_that_is_no_terminal_has_no_escape_sequences(start):
     daemon = start("noauth", "-nosafe", "-semisafe", env={"NO_COLOR": ""})
-    (daemon.directory / "large").write_bytes(bytes(30 << 20))
+    (daemon.directory / "large").write_bytes(bytes(60 << 20))
     slow_download(daemon, lambda: None)
     assert daemon.stop() == 0
     assert "get-file" in daemon.errors() and "\x1b" not in daemon.errors()
@@ -63,14 +64,14 @@ def test_the_countdown_counts(start):
 
 
 def slow_download(daemon, during):
-    """Takes over a second for a file of 30 MiB, and calls during() while it is under way."""
+    """Takes over two seconds for a file of 60 MiB, and calls during() while it is under way."""
     with daemon.connect() as sock:
         sock.sendall(b"GET /get-file?filename=large HTTP/1.1\r\nHost: localhost\r\n\r\n")
         received, ticks = 0, 0
         sock.settimeout(20)
-        while received < 30 << 20:
+        while received < 60 << 20:
             received += len(sock.recv(1 << 20))
-            if received >> 20 > 3 * ticks and ticks < 9:
+            if received >> 20 > 6 * ticks and ticks < 9:
                 ticks += 1
                 threading.Event().wait(0.25)
                 during()
@@ -78,12 +79,28 @@ def slow_download(daemon, during):
 
 def test_a_download_over_a_second_shows_its_progress(start):
     daemon = start("noauth", "-nosafe", tty=True)
-    (daemon.directory / "large").write_bytes(bytes(30 << 20))
+    (daemon.directory / "large").write_bytes(bytes(60 << 20))
     slow_download(daemon, lambda: daemon.read_screen(0))
-    daemon.expect("%dB " % (30 << 20))  # the log's line
+    daemon.expect("%dB " % (60 << 20))  # the log's line
     shown = re.findall(r"get-file ([0-9.]+) MB so far: ", daemon.history)
-    assert shown and all(0 < float(one) < 32 for one in shown)
+    assert shown and all(0 < float(one) < 63 for one in shown)
     assert "\r\x1b[K" in daemon.history, "the line is not taken away before the log goes on"
+
+
+def test_no_progress_is_shown_behind_the_line_of_the_log_that_tells_the_end(start):
+    daemon = start("noauth", "-nosafe", tty=True)
+    (daemon.directory / "large").write_bytes(bytes(4 << 20))
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # with the sender's, less than the file
+        sock.connect(("127.0.0.1", daemon.port))
+        sock.sendall(b"GET /get-file?filename=large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        threading.Event().wait(1.3)  # now the block that ends the transfer is over the second, too
+        received = 0
+        while received < 4 << 20:
+            received += len(sock.recv(1 << 20))
+    daemon.expect("%dB " % (4 << 20))
+    daemon.read_screen(0.5)
+    assert "so far" not in daemon.history.partition(" nosafe 200 ")[2]
 
 
 def test_an_upload_over_a_second_shows_its_progress_but_not_into_a_question(start):
