@@ -258,9 +258,12 @@ def prefers_json(accept):
     return kinds[weights.index(max(weights))][0] == "application/json" and max(weights) > 0
 
 
+_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._~-]+))(?::[0-9]{0,5})?\Z")
+
+
 def host_of(authority):
     """The host in an authority (RFC 3986 3.2), lower case, without brackets, port, last dot; None where it is none."""
-    match = re.match(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._~-]+))(?::[0-9]{0,5})?\Z", authority)
+    match = _AUTHORITY.match(authority)
     return (match.group(1) or match.group(2)).lower().rstrip(".") if match else None
 
 
@@ -310,8 +313,10 @@ def part_names(head):
 # A request's bytes
 
 _BARE = re.compile(rb"(?<!\r)\n|\r[^\n]")
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~\x80-\xff]+) HTTP/(1\.[01])\Z")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~\x80-\xff]*)\Z")
+_HEAD = re.compile(  # a method, a target, a version, and the lines of fields
+    r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~\x80-\xff]+) HTTP/(1\.[01])"
+    r"((?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*)*)\Z"
+)
 _ONCE = ("host", "content-length", "transfer-encoding", "content-type", "expect")
 
 
@@ -320,22 +325,21 @@ def parse_head(head):
 
     Strict, for what two programs read in two ways is how requests are smuggled.
     """
-    first, *lines = head.split(b"\r\n")
-    match = _REQUEST_LINE.match(first)
+    match = _HEAD.match(head.decode("latin-1"))
     if not match:
-        raise HTTPError(400, "the request line is malformed; it reads METHOD TARGET HTTP/1.1")
+        raise HTTPError(400, "the request head is malformed; it reads METHOD TARGET HTTP/1.1, then lines NAME: VALUE")
+    method, target, version, fields = match.groups()
+    lines, headers = fields.split("\r\n")[1:], {}
     if len(lines) > MAX_HEADERS:
         raise HTTPError(431, "the request has over %d headers; send fewer" % MAX_HEADERS)
-    headers = {}
     for line in lines:
-        field = _FIELD.match(line)
-        if not field:
-            raise HTTPError(400, "a header is malformed; it reads NAME: VALUE, on one line")
-        name, value = field.group(1).decode().lower(), field.group(2).decode("latin-1").strip(" \t")
-        if name in headers and name in _ONCE:
-            raise HTTPError(400, "the request has two %s headers; send one" % name)
-        headers[name] = headers[name] + ", " + value if name in headers else value
-    method, target, version = (group.decode("latin-1") for group in match.groups())
+        name, _, value = line.partition(":")
+        name, value = name.lower(), value.strip(" \t")
+        if name in headers:
+            if name in _ONCE:
+                raise HTTPError(400, "the request has two %s headers; send one" % name)
+            value = headers[name] + ", " + value
+        headers[name] = value
     if version == "1.1" and "host" not in headers:
         raise HTTPError(400, "the request has no Host header; send one (RFC 9112 3.2)")
     return method, target, version, headers
@@ -401,8 +405,10 @@ class Connection:
         """The next request head, without the empty line that ends it; None where no request comes."""
         if not self.pending:
             self.idle_since, self.patience = time.monotonic(), IDLE_TIMEOUT
-            with contextlib.suppress(HTTPError):
+            try:
                 self.fill()
+            except HTTPError:
+                pass
             if not self.pending:
                 return None
         self.idle_since, self.patience, seen = None, HEAD_TIMEOUT, 0
@@ -857,22 +863,23 @@ class Job:
             ready = dict(poll.poll(min(until - now, deadline - now, 3600) * 1000 + 1))
             if self.ended in ready:
                 os.close(self.ended)
-                self.process.wait()
+                self.process.poll()  # which is done with less than wait()
                 self.ended = None
                 for _ in range(BLOCK // OUTPUT_LIMIT):  # what the shell wrote before its end: a pipe may hold a MiB
-                    self.take()
+                    if not self.take():
+                        break
             self.take()
             if self.kept >= self.bound:
                 time.sleep(0.002)  # who writes without end shall wait for us
 
     def take(self):
-        """Takes a block, as much as a pipe holds, or sees its end; raises OSError."""
+        """Takes a block, as much as a pipe holds, or sees its end; whether there was one. Raises OSError."""
         if self.pipe is None:
-            return
+            return False
         try:
             data = os.read(self.pipe, OUTPUT_LIMIT if self.log is None else PIPE)
         except BlockingIOError:
-            return
+            return False
         if not data:
             os.close(self.pipe)
             self.pipe = None
@@ -882,6 +889,7 @@ class Job:
             self.kept = self.size
         elif self.open_log():
             self._append(data)
+        return bool(data)
 
     def open_log(self):
         """Sees to it that the output is in the log, and goes on there; False where the disk has no room for one."""
@@ -959,6 +967,7 @@ class Runner:
         self._program = shell[0] if os.path.dirname(shell[0]) else next(programs, None)
         self._lock = threading.Lock()  # guards _directory, _processes and _closed
         self._directory, self._closed = None, False
+        self._nothing = os.open(os.devnull, os.O_RDONLY)  # DEVNULL would open it each time
         self._processes = set()  # those whose group may be alive
 
     @property
@@ -978,14 +987,14 @@ class Runner:
 
     def start(self, command, stdin=None):
         """A Job that runs a command line (str) with a file, or nothing, as its input; raises HTTPError 400, 500."""
-        path, process, pipe = os.path.join(self.directory, "%d.log" % next(self._numbers)), None, []
+        path, process, pipe = "%s%s%d.log" % (self.directory, os.sep, next(self._numbers)), None, []
         try:
             pipe += os.pipe()
             os.set_blocking(pipe[0], False)
             process = subprocess.Popen(
                 self._shell + [os.fsencode(command)],
                 executable=self._program,
-                stdin=stdin or subprocess.DEVNULL,
+                stdin=stdin or self._nothing,
                 stdout=pipe[1],
                 stderr=pipe[1],
                 start_new_session=True,  # with no terminal that it could open as /dev/tty
@@ -1002,8 +1011,9 @@ class Runner:
         finally:
             for descriptor in pipe:
                 os.close(descriptor)
-        with self._lock:
-            self._processes.add(process)
+        with self._lock:  # stays who runs, or has left jobs behind, their output elsewhere
+            still = {one for one in self._processes if one.returncode is None or signal_group(one, 0)}
+            self._processes = still | {process}
             if self._closed:
                 signal_group(process, signal.SIGKILL)
         return job
@@ -1028,8 +1038,6 @@ class Runner:
         if job.bound and job.ending():
             job.note(job.ending())
         job.close()
-        with self._lock:  # stays who runs, or has left jobs behind, their output elsewhere
-            self._processes = {one for one in self._processes if one.returncode is None or signal_group(one, 0)}
 
     def kill(self):
         """Kills what still runs."""
@@ -1202,13 +1210,14 @@ class Result:
     """What has come of a command when its request is answered.
 
     `facts`, as JSON has them: exit_code (negative: a signal; None while it runs), truncated, running, pid, log (a path
-    or None), seconds; and `parts`, its output and a last line in brackets: bytes, or (file, start, count) of the log.
+    or None), seconds; and `parts`, its output and a last line in brackets: bytes, or (file, start, count) of the log,
+    which a `with` closes.
     """
 
     def __init__(self, job, limit, held, copies):
         seconds, pid, running = time.monotonic() - job.started, job.process.pid, job.ended is not None
         code, self.timed_out = (None, False) if running else (job.process.returncode, job.timed_out)
-        self.file = open(job.path, "rb", buffering=0) if job.log is not None else None  # to be closed by its user
+        self.file = open(job.path, "rb", buffering=0) if job.log is not None else None
         bound = 1.5 * max(limit, OUTPUT_LIMIT)  # in JSON a byte may take six characters
         left_out = self._cut(job, limit)
         while copies and copies * len(json.dumps(self.output(), ensure_ascii=False)) > bound:
@@ -1239,6 +1248,13 @@ class Result:
         self.parts += [b"\n[\xe2\x80\xa6]\n", self._part(job, job.kept - tail, tail)] if tail else []
         return job.size - head - tail
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.file:
+            self.file.close()
+
     def _part(self, job, start, count):
         return (self.file, start, count) if self.file else bytes(job.memory[start : start + count])
 
@@ -1256,9 +1272,8 @@ def read_part(part):
     return file.read(count)
 
 
-@contextlib.contextmanager
 def execcmd(caller, command, stdin, wait, limit, copies):
-    """Yields the Result of a command line (str); what is left of the request's body is the rest of its input.
+    """The Result of a command line (str); what is left of the request's body is the rest of its input.
 
     copies: how often the answer has the output in JSON, which then is bounded even where limit is 0.
     """
@@ -1275,7 +1290,8 @@ def execcmd(caller, command, stdin, wait, limit, copies):
         facts.append("its standard input, %d bytes, %d shown as escapes: %s" % (len(stdin), hidden, text))
     key = None if longer else ("execcmd", command, stdin)
     caller.approve(Action("execcmd", command, facts, key), max(hold, server.hold))
-    with server.runner.file() if stdin else contextlib.nullcontext() as source:
+    source = server.runner.file() if stdin else None
+    try:
         if source:
             source.write(stdin)
             block = memoryview(bytearray(BLOCK if longer else 0))
@@ -1283,15 +1299,17 @@ def execcmd(caller, command, stdin, wait, limit, copies):
                 source.write(block[: caller.body.readinto(block)])
             source.seek(0)
         job = server.runner.start(command, source)
+    finally:
+        if source:
+            source.close()
     try:
         job.tend(max(hold - (time.monotonic() - asked), min(hold, 1)))
         limit = server.limit if limit is None else int(limit)
         result = Result(job, min(limit, JSON_LIMIT) or JSON_LIMIT if copies else limit, hold, copies)
         caller.result = result.facts
+        return result
     finally:
         caller.tenders += server.runner.leave(job)
-    with result.file or contextlib.nullcontext():
-        yield result
 
 
 @contextlib.contextmanager
@@ -1903,7 +1921,7 @@ class Handler(socketserver.BaseRequestHandler):
         """Reads and answers one request; whether another may follow."""
         self.method = self.path = self.body = self.action = self.result = self.status = None
         self.headers, self.client, self.decision, self.sent = {}, self.client_address[0], "-", 0
-        self.admitted, self.closing, self.started = False, True, time.monotonic()
+        self.admitted, self.secret_url, self.closing, self.started = False, False, True, time.monotonic()
         self.moved = self.tell_at = 0  # bytes of a transfer, and when to tell of it again
         try:
             head = self.connection.head()
@@ -1944,7 +1962,7 @@ class Handler(socketserver.BaseRequestHandler):
         authority = self.headers.get("host", "127.0.0.1").lower()
         host = host_of(authority) or ""
         # An address is no name that somebody's DNS server could point here.
-        if not (re.match(r"[0-9.]+\Z|.*:", host) or host == self.server.public_name or host in self.server.names):
+        if not (host in self.server.names or host == self.server.public_name or re.match(r"[0-9.]+\Z|.*:", host)):
             raise HTTPError(421, "this daemon does not answer to that Host; if it should, start it with -url")
         if host == self.server.public_name and "x-forwarded-for" in self.headers:
             self.client = visible(self.headers["x-forwarded-for"].rpartition(",")[2].strip())[0]
@@ -1957,10 +1975,11 @@ class Handler(socketserver.BaseRequestHandler):
         """Credentials: Basic, Bearer, or the token before the path, which is taken off; raises HTTPError 401."""
         path, _, self.query = self.target.encode("latin-1").partition(b"?")
         path = unquote(path)
-        first, _, rest = path[1:].partition(b"/")
-        token = self.server.token
-        self.secret_url = token is not None and self.server.equal(first, token.encode())  # in constant time
-        self.path = (b"/" + rest if self.secret_url else path).decode("utf-8", "replace")
+        if self.server.token is not None:
+            first, _, rest = path[1:].partition(b"/")
+            self.secret_url = self.server.equal(first, self.server.token.encode())  # in constant time
+            path = b"/" + rest if self.secret_url else path
+        self.path = path.decode("utf-8", "replace")
         self.admitted = self.secret_url or self.server.is_admitted(self.headers.get("authorization", ""))
         if not self.admitted and self.path != "/openapi.json":
             challenge = ("WWW-Authenticate", 'Basic realm="MyCodeInterpreter", charset="UTF-8"')
@@ -2096,12 +2115,15 @@ class Handler(socketserver.BaseRequestHandler):
         """Sends an answer of parts, bytes or (file, start, count): the head and what is small in one send."""
         self.closing = self.closing or self.body is None or not self.body.done
         length = sum(len(part) if isinstance(part, bytes) else part[2] for part in parts)
-        lines = ["HTTP/1.1 %d %s" % (status, _PHRASES[status]), "Date: " + http_date(int(time.time()))]
-        lines += ["X-Content-Type-Options: nosniff", "Cache-Control: no-cache"]
-        lines += ["Content-Type: " + kind, "Content-Length: %d" % length] if status != 304 else []
-        lines += ["Connection: close"] if self.closing else []
-        lines += ["%s: %s" % (name, visible(str(value))[0]) for name, value in headers]
-        data = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+        head = "HTTP/1.1 %d %s\r\nDate: %s\r\n" % (status, _PHRASES[status], http_date(int(time.time())))
+        head += "X-Content-Type-Options: nosniff\r\nCache-Control: no-cache\r\n"
+        if status != 304:
+            head += "Content-Type: %s\r\nContent-Length: %d\r\n" % (kind, length)
+        if self.closing:
+            head += "Connection: close\r\n"
+        for name, value in headers:
+            head += "%s: %s\r\n" % (name, visible(str(value))[0])
+        data = (head + "\r\n").encode("latin-1", "replace")
         self.status, self.sent = status, length
         for part in parts if self.method != "HEAD" else []:
             if isinstance(part, bytes) or part[2] <= OUTPUT_LIMIT:
@@ -2211,8 +2233,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if self.key is not None:
             subject = subject.replace(self.token, "***").replace(self.key.decode("utf-8", "replace"), "***")
         entry = (local_time(int(time.time())), request.client, operation, visible(subject)[0], request.decision)
-        entry += (request.status or 0, request.sent, round(time.monotonic() - request.started, 3))
-        self.terminal.log("%s %s %s %.200s %s %d %dB %ss" % entry)
+        entry += (request.status or 0, request.sent, time.monotonic() - request.started)
+        self.terminal.log("%s %s %s %.200s %s %d %dB %.3fs" % entry)
         if request.action:
             with self._lock:
                 self.tally["denied" if request.decision == "refused" else "run"] += 1
