@@ -1881,9 +1881,7 @@ def fill_page(facts, pastes):
     return page.encode(), policy
 
 
-
 # HTTP
-
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _FORMS = ("application/json", "application/x-www-form-urlencoded")  # other bodies are not parsed
@@ -2124,7 +2122,7 @@ class Handler(socketserver.BaseRequestHandler):
         for name, value in headers:
             head += "%s: %s\r\n" % (name, visible(str(value))[0])
         data = (head + "\r\n").encode("latin-1", "replace")
-        self.status, self.sent = status, length
+        self.status = status
         for part in parts if self.method != "HEAD" else []:
             if isinstance(part, bytes) or part[2] <= OUTPUT_LIMIT:
                 piece, data = len(data), data + read_part(part)
@@ -2135,6 +2133,7 @@ class Handler(socketserver.BaseRequestHandler):
             if not whole:
                 raise ConnectionAbortedError("the file has shrunk; the answer can't be completed")
         self.request.sendall(data)
+        self.sent = length if self.method != "HEAD" else 0
 
     def send_part(self, file, start, count):
         """Sends a part of a file, in blocks that the progress tells of; whether all of it was there."""
@@ -2145,6 +2144,7 @@ class Handler(socketserver.BaseRequestHandler):
             sent = self.request.sendfile(file, start, min(count, 4 * BLOCK))
             start, count = start + sent, count - sent
             self.progress(sent)
+            self.sent = self.moved
         self.request.settimeout(None)
         self.connection.timeout = None
         return not count

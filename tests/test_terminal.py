@@ -149,6 +149,21 @@ def test_the_end_sums_up(start):
     assert re.match(r"sent [0-9]+ bytes, received 0 bytes\n", daemon.screen)
 
 
+def test_the_log_and_the_sum_count_what_was_sent(start):
+    daemon = start("noauth", "-nosafe")
+    (daemon.directory / "large").write_bytes(bytes(100 << 20))
+    assert daemon.request("HEAD", "/get-file?filename=large").headers["Content-Length"] == str(100 << 20)
+    with daemon.connect() as sock:  # goes away behind the first bytes
+        sock.sendall(b"GET /get-file?filename=large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sock.recv(1000)
+    wait_for(lambda: daemon.errors().count(" get-file ") == 2, what="the second line of the log")
+    assert [int(count) < 50 << 20 for count in re.findall(" nosafe 200 ([0-9]+)B ", daemon.errors())] == [True, True]
+    assert " nosafe 200 0B " in daemon.errors()
+    assert daemon.stop() == 0
+    assert re.search("; sent [0-9.]+ (bytes|MB), received 0 bytes\n", daemon.errors())
+    assert "sent 209.7 MB" not in daemon.errors()
+
+
 def test_an_end_without_an_action_is_silent(start):
     daemon = start("noauth", "-nosafe")
     assert daemon.request("GET", "/openapi.json").status == 200
