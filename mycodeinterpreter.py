@@ -317,6 +317,7 @@ _HEAD = re.compile(  # a method, a target, a version, and the lines of fields
     r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~\x80-\xff]+) HTTP/(1\.[01])"
     r"((?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*)*)\Z"
 )
+_LENGTH = re.compile(r"[0-9]{1,18}\Z")
 _ONCE = ("host", "content-length", "transfer-encoding", "content-type", "expect")
 
 
@@ -372,12 +373,12 @@ class Connection:
 
     def _receive(self, receive, where):
         """What a socket's receive(where) returns, in time; raises HTTPError 408."""
-        began, timeout = time.monotonic(), max(0.01, self.patience)
+        began, timeout = time.monotonic(), self.patience
         try:
-            if self.patience <= 0:  # or else one byte each 10 ms would do
+            if timeout <= 0:  # or else one byte each 10 ms would do
                 raise socket.timeout
             if timeout != self.timeout:
-                set_timeout(self.sock, "SO_RCVTIMEO", timeout)
+                set_timeout(self.sock, "SO_RCVTIMEO", max(0.01, timeout))
                 self.timeout = timeout
             received = receive(where)
         except (BlockingIOError, socket.timeout):
@@ -468,7 +469,7 @@ class Body:
         length, coding = headers.get("content-length"), headers.get("transfer-encoding")
         if coding is not None and (length is not None or version == "1.0" or coding.lower() != "chunked"):
             raise HTTPError(400, "the length of the body is ambiguous; send one Content-Length, or chunks")
-        if length is not None and not re.match(r"[0-9]{1,18}\Z", length):
+        if length is not None and not _LENGTH.match(length):
             raise HTTPError(400, "Content-Length is not a number; send the body's length in bytes")
         self._connection, self._chunked = connection, coding is not None
         self._expect = version == "1.1" and headers.get("expect", "").lower() == "100-continue"
@@ -2112,7 +2113,9 @@ class Handler(socketserver.BaseRequestHandler):
     def answer(self, status, parts, headers=(), kind="text/plain; charset=utf-8"):
         """Sends an answer of parts, bytes or (file, start, count): the head and what is small in one send."""
         self.closing = self.closing or self.body is None or not self.body.done
-        length = sum(len(part) if isinstance(part, bytes) else part[2] for part in parts)
+        length = 0
+        for part in parts:
+            length += len(part) if isinstance(part, bytes) else part[2]
         head = "HTTP/1.1 %d %s\r\nDate: %s\r\n" % (status, _PHRASES[status], http_date(int(time.time())))
         head += "X-Content-Type-Options: nosniff\r\nCache-Control: no-cache\r\n"
         if status != 304:
