@@ -991,7 +991,6 @@ class Runner:
         path, process, pipe = "%s%s%d.log" % (self.directory, os.sep, next(self._numbers)), None, []
         try:
             pipe += os.pipe()
-            os.set_blocking(pipe[0], False)
             process = subprocess.Popen(
                 self._shell + [os.fsencode(command)],
                 executable=self._program,
@@ -1000,6 +999,7 @@ class Runner:
                 stderr=pipe[1],
                 start_new_session=True,  # with no terminal that it could open as /dev/tty
             )
+            os.set_blocking(pipe[0], False)
             job = Job(process, pipe[0], path, self._timeout)
             del pipe[0]
         except OSError as error:

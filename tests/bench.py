@@ -624,7 +624,8 @@ def profiled_daemon(arguments):
                 setattr(owner, attribute, clocked(getattr(owner, attribute), stage))
     end = os._exit
     os._exit = lambda status: (print(json.dumps([[s, spent[s], calls[s]] for s in STAGES]), flush=True), end(status))
-    module.main(arguments[1:])
+    sys.argv[1:] = arguments[1:]
+    module.main()
 
 
 def profile(found, scratch):
