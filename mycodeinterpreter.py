@@ -966,10 +966,10 @@ class Runner:
         found = (os.path.join(directory, shell[0]) for directory in os.get_exec_path())
         programs = (path for path in found if os.path.isfile(path) and os.access(path, os.X_OK))
         self._program = shell[0] if os.path.dirname(shell[0]) else next(programs, None)
-        self._lock = threading.Lock()  # guards _directory, _processes and _closed
+        self._lock = threading.Lock()  # guards _directory, _processes, _many and _closed
         self._directory, self._closed = None, False
         self._nothing = os.open(os.devnull, os.O_RDONLY)  # DEVNULL would open it each time
-        self._processes = set()  # those whose group may be alive
+        self._processes, self._many = set(), 8  # those whose group may be alive, and when they are to be looked at
 
     @property
     def directory(self):
@@ -1012,9 +1012,12 @@ class Runner:
         finally:
             for descriptor in pipe:
                 os.close(descriptor)
-        with self._lock:  # stays who runs, or has left jobs behind, their output elsewhere
-            still = {one for one in self._processes if one.returncode is None or signal_group(one, 0)}
-            self._processes = still | {process}
+        with self._lock:
+            if len(self._processes) >= self._many:
+                # Stays who runs, or has left jobs behind, their output elsewhere; to look each time would be quadratic.
+                self._processes = {one for one in self._processes if one.returncode is None or signal_group(one, 0)}
+                self._many = 2 * len(self._processes) + 8
+            self._processes.add(process)
             if self._closed:
                 signal_group(process, signal.SIGKILL)
         return job

@@ -16,11 +16,15 @@ import urllib.parse
 import bench
 
 
-def grown(title, rows, costs):
-    """Prints a table of rows, dicts that begin with a count; says whether a cost grows faster than the count does.
+def grown(part, peer, scratch):
+    """Prints the table of a part: rows that begin with a count; says whether a cost grows faster than the count does.
 
-    A third more is taken for noise.
+    Of a cost the least of three takes counts, and a third more is taken for noise.
     """
+    title, rows, costs = part(peer, scratch)
+    for _ in range(2):
+        for row, other in zip(rows, part(peer, scratch)[1]):
+            row.update({cost: min(row[cost], other[cost]) for cost in costs})
     print("\n" + title)
     first, *names = rows[0]
     for row in [dict(zip(rows[0], rows[0]))] + rows:
@@ -51,7 +55,7 @@ def growth_of_connections(peer, scratch):
                          "threads": server.status("Threads"), "MiB": server.status("VmRSS") / 1024})
             for sock in socks:
                 sock.close()
-    return grown("connections", rows, ["ms for one each", "ms for one each "])
+    return "connections", rows, ["ms for one each", "ms for one each "]
 
 
 def growth_of_files(peer, scratch):
@@ -60,12 +64,12 @@ def growth_of_files(peer, scratch):
         bench.fill(big, size)
         with bench.Process(peer, scratch) as server:
             got = bench.fetch(server, bench.OURS["get"], size)
-            bench.touch(size + bench.GIB // 4)
+            bench.touch(2 * size + bench.GIB)
             sent = bench.store(server, bench.OURS["send"], big)
             rows.append({"KiB": size / 1024, "get-file, ms": got * 1000, "send-file, ms": sent * 1000,
                          "peak MiB": server.status("VmHWM") / 1024})
     big.unlink()
-    return grown("files", rows, ["get-file, ms", "send-file, ms", "peak MiB"])
+    return "files", rows, ["get-file, ms", "send-file, ms", "peak MiB"]
 
 
 def used(server, seconds=2):
@@ -80,16 +84,16 @@ def growth_of_jobs(peer, scratch):
     rows, job = [], "POST /execcmd?wait=0&cmd=" + urllib.parse.quote(line)
     for count in (1, 10, 100, 1000):
         with bench.Process(peer, scratch) as server, server.connect() as sock:
-            start = time.perf_counter()
+            start = server.processor()  # not by the clock, as those that run already take their time, too
             for _ in range(count):
                 sock.sendall(server.request(job))
                 if bench.read_answer(sock) != 202:
                     raise ValueError("a job did not start: " + server.log.read_text()[-300:])
-            seconds = time.perf_counter() - start
-            rows.append({"jobs": count, "start them, ms": seconds * 1000, "CPU, ms/s": used(server),
+            seconds = server.processor() - start
+            rows.append({"jobs": count, "start them, CPU ms": seconds * 1000, "CPU, ms/s": used(server),
                          "execcmd, p50 ms": bench.p50(server, bench.OURS["exec"]), "threads": server.status("Threads"),
                          "MiB": server.status("VmRSS") / 1024})
-    return grown("background jobs whose output goes on", rows, ["start them, ms", "CPU, ms/s", "execcmd, p50 ms"])
+    return "background jobs whose output goes on", rows, ["start them, CPU ms", "CPU, ms/s", "execcmd, p50 ms"]
 
 
 def read_screen(master, screen):
@@ -122,7 +126,7 @@ def growth_of_prompts(peer, scratch):
             if {bench.read_answer(sock) for sock in socks} != {200}:
                 raise ValueError("not every yes ran what was asked for")
             rows.append(dict(row, **{"y to each, ms": (time.perf_counter() - start) * 1000}))
-    return grown("prompts that wait", rows, ["CPU, ms/s", "404, p50 ms", "y to each, ms"])
+    return "prompts that wait", rows, ["CPU, ms/s", "404, p50 ms", "y to each, ms"]
 
 
 def growth(found, scratch):
@@ -130,7 +134,7 @@ def growth(found, scratch):
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)  # for 1000 jobs
     parts = (growth_of_connections, growth_of_files, growth_of_jobs, growth_of_prompts)
     parts = [part for part in parts if not bench.ONLY or part.__name__.rpartition("_")[2] in bench.ONLY]
-    bench.keep("growth", {part.__name__: part(found[bench.US], scratch) for part in parts})
+    bench.keep("growth", {part.__name__: grown(part, found[bench.US], scratch) for part in parts})
 
 
 if __name__ == "__main__":
