@@ -2143,16 +2143,18 @@ class Handler(socketserver.BaseRequestHandler):
 
     def send_part(self, file, start, count):
         """Sends a part of a file, in blocks that the progress tells of; whether all of it was there."""
-        self.request.settimeout(IDLE_TIMEOUT)  # sendfile waits by it
         sent = 1
         self.progress(0)
         while count and sent:
-            sent = self.request.sendfile(file, start, min(count, 4 * BLOCK))
+            if hasattr(os, "sendfile"):
+                sent = os.sendfile(self.request.fileno(), file.fileno(), start, min(count, 4 * BLOCK))
+            else:
+                data = read_part((file, start, min(count, BLOCK)))
+                self.request.sendall(data)
+                sent = len(data)
             start, count = start + sent, count - sent
             self.progress(sent)
             self.sent = self.moved
-        self.request.settimeout(None)
-        self.connection.timeout = None
         return not count
 
     def progress(self, count):

@@ -12,8 +12,6 @@ from conftest import PROGRAM
 LACKS = """
 import os
 modules, names, name = %r
-if name == "nt":
-    del os.sendfile  # socket looks for it when it is imported
 import base64, ctypes, hashlib, hmac, http.client, mimetypes, runpy, select, shlex, shutil, signal, socket
 import socketserver, subprocess, sys, tempfile, types
 for module in modules:
@@ -27,7 +25,7 @@ sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 MACOS = ["os.pidfd_open", "select.POLLRDHUP", "select.epoll", "signal.pidfd_send_signal"]
-WINDOWS = MACOS + """select.poll os.killpg os.getpgrp os.tcgetpgrp os.pread os.fchmod os.set_blocking
+WINDOWS = MACOS + """select.poll os.killpg os.getpgrp os.tcgetpgrp os.pread os.fchmod os.sendfile os.set_blocking
     os.setsid os.getuid os.geteuid os.O_NOFOLLOW os.O_NONBLOCK signal.SIGHUP signal.SIGKILL socket.SO_RCVTIMEO
     socket.SO_SNDTIMEO socket.MSG_DONTWAIT time.tzset""".split()
 

@@ -160,7 +160,7 @@ def test_the_log_and_the_sum_count_what_was_sent(start):
     assert [int(count) < 50 << 20 for count in re.findall(" nosafe 200 ([0-9]+)B ", daemon.errors())] == [True, True]
     assert " nosafe 200 0B " in daemon.errors()
     assert daemon.stop() == 0
-    assert re.search("; sent [0-9.]+ (bytes|MB), received 0 bytes\n", daemon.errors())
+    assert re.search("; sent [0-9.]+ (bytes|kB|MB), received 0 bytes\n", daemon.errors())
     assert "sent 209.7 MB" not in daemon.errors()
 
 
