@@ -2087,11 +2087,11 @@ class Handler(socketserver.BaseRequestHandler):
 
     def openapi(self):
         """GET /openapi.json: fetched through the secret URL it names that, and no other credentials."""
-        template = self.server.template
-        filled = dict(template, servers=[dict(template["servers"][0], url=self.base_url())])
+        filled = dict(self.server.template, servers=[{"url": self.base_url()}])
         if self.server.key is None or self.secret_url:
-            del filled["security"]
-            filled["components"] = {name: v for name, v in template["components"].items() if name != "securitySchemes"}
+            filled.pop("security", None)
+            filled["components"] = dict(filled.get("components", {}))
+            filled["components"].pop("securitySchemes", None)
         self.answer_json(filled)
 
     def mcp(self):

@@ -94,6 +94,17 @@ def test_a_file_beside_the_program_wins(start, tmp_path):
     assert json.loads(changed.request("GET", "/openapi.json").body.decode())["info"]["title"] == "Mine"
 
 
+def test_a_template_of_the_paths_alone_is_filled(start, tmp_path):
+    template = json.loads((ROOT / "openapi_template.json").read_text(encoding="utf-8"))
+    (tmp_path / "copy").mkdir()
+    shutil.copy(str(PROGRAM), str(tmp_path / "copy"))
+    bare = {"openapi": "3.1.0", "info": {"title": "Mine", "version": "1"}, "paths": template["paths"]}
+    (tmp_path / "copy" / "openapi_template.json").write_text(json.dumps(bare))
+    daemon = start("noauth", program=tmp_path / "copy" / PROGRAM.name)
+    served = json.loads(daemon.request("GET", "/openapi.json").body)
+    assert served["servers"] == [{"url": "http://127.0.0.1:%d" % daemon.port}] and served["paths"] == bare["paths"]
+
+
 def test_a_broken_template_is_one_line_and_exit_1(start, tmp_path):
     (tmp_path / "copy").mkdir()
     program = shutil.copy(str(PROGRAM), str(tmp_path / "copy"))
