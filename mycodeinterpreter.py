@@ -521,75 +521,55 @@ class Body:
         return data
 
 
-class Window:
-    """What has been read of a body and not yet passed, in one buffer. `readinto` puts bytes into a view and returns how
-    many, 0 at the end of the body."""
-
-    def __init__(self, readinto, begin):
-        self.readinto, self.view = readinto, memoryview(bytearray(BLOCK + 16384))
-        self.start, self.end = 0, len(begin)
-        self.view[: self.end] = begin
-
-    def __len__(self):
-        return self.end - self.start
-
-    def more(self):
-        """Moves what is left to the front and reads on; raises HTTPError 400 at the end."""
-        left = len(self)
-        self.view[:left] = self.view[self.start : self.end]
-        self.start, self.end = 0, left
-        count = self.readinto(self.view[left:])
-        if not count:
-            raise HTTPError(400, "the multipart body ends before its closing delimiter; nothing was stored")
-        self.end += count
-
-    def find(self, what):
-        """How many bytes lie before what; -1 where it is not there."""
-        return max(-1, self.view.obj.find(what, self.start, self.end) - self.start)
-
-    def take(self, count):
-        """Passes some bytes and returns them, good until `more`."""
-        self.start += count
-        return self.view[self.start - count : self.start]
-
-
 def multipart(content_type, readinto):
     """The parts of a multipart body (RFC 2046 5.1) as they arrive, in flat memory; raises HTTPError 400.
 
-    Yields (name, file name) where a part begins, then memoryviews of its data, each good until the next is asked for.
-    The last bytes of the window, which may begin a delimiter, stay for the next round. A delimiter is followed by
+    Yields (name, file name) where a part begins, then its data in blocks, each good until the next is asked for.
+    The last bytes of the buffer, which may begin a delimiter, stay for the next round. A delimiter is followed by
     CR LF, or by -- if it is the last; anything else makes it data that only looks like one.
     """
     match = re.search(r';[ \t]*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', content_type, re.I)
     if not match:
         raise HTTPError(400, "the multipart Content-Type has no boundary of 1 to 70 characters")
     delimiter = b"\r\n--" + (match.group(1) or match.group(2)).encode("latin-1")
-    window, in_part = Window(readinto, b"\r\n"), False  # the first delimiter need not follow a line
+    buffer, start, end, in_part = bytearray(BLOCK + 16384), 0, 2, False  # what is between start and end is to be passed
+    buffer[:end], view = b"\r\n", memoryview(buffer)  # the first delimiter need not follow a line
+
+    def more():
+        """Moves what is left to the front and reads on."""
+        nonlocal start, end
+        left = end - start
+        view[:left] = view[start:end]
+        count = readinto(view[left:])
+        if not count:
+            raise HTTPError(400, "the multipart body ends before its closing delimiter; nothing was stored")
+        start, end = 0, left + count
+
     while True:
-        at = window.find(delimiter)
-        data = window.take(at if at >= 0 else max(0, len(window) - len(delimiter) + 1))
-        if in_part and data:
-            yield data
-        if len(window) < len(delimiter) + 2:
-            window.more()
+        at = buffer.find(delimiter, start, end)
+        stop = at if at >= 0 else max(start, end - len(delimiter) + 1)
+        if in_part and stop > start:
+            yield view[start:stop]
+        start = stop
+        if end - start < len(delimiter) + 2:
+            more()
             continue
-        data = window.take(len(delimiter))
-        follows = bytes(window.view[window.start :][:2])
+        start += len(delimiter)
+        follows = buffer[start : start + 2]
         if follows == b"--":
-            while readinto(window.view):  # the epilogue is ignored
+            while readinto(view):  # the epilogue is ignored
                 pass
             return
         if follows == b"\r\n":  # which stays, so that an empty head is found, too
-            while window.find(b"\r\n\r\n") < 0 and len(window) < 8192:
-                window.more()
-            at = window.find(b"\r\n\r\n")
-            if not 0 <= at <= 8192:
+            while buffer.find(b"\r\n\r\n", start, end) < 0 and end - start < 8192:
+                more()
+            at = buffer.find(b"\r\n\r\n", start, end)
+            if not 0 <= at - start <= 8192:
                 raise HTTPError(400, "the head of a part is over 8192 bytes")
-            yield part_names(bytes(window.take(at)))
-            window.take(4)
-            in_part = True
+            yield part_names(bytes(view[start:at]))
+            start, in_part = at + 4, True
         elif in_part:
-            yield data
+            yield delimiter
 
 
 # The operator
