@@ -583,8 +583,7 @@ class Terminal:
     """Standard error, shared by the log, the questions and the progress of transfers: all wait while one is open."""
 
     def __init__(self):
-        self._lock = threading.Lock()  # guards _lines, _progress and _asking
-        self._writing = threading.Lock()  # guards the order of what is written, which may take as long as it likes
+        self._writing = threading.Lock()  # held while it is written, which may take as long as it likes
         self._lines, self._asking, self._wake = collections.deque(maxlen=10000), False, threading.Event()
         self._progress, self._erase = "", ""  # the line to show, and what takes the one that is shown away
         self.lively = bool(termios and sys.stderr and sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
@@ -596,17 +595,15 @@ class Terminal:
 
     def log(self, line):
         """Adds a line to the log, written a moment later: a write for each would halve the answers a second."""
-        with self._lock:
-            self._lines.append(line + "\n")
-            self._progress = ""  # or else it would be shown behind the line that tells the transfer's end
+        self._progress = ""  # first, or else it would be shown behind the line that tells the transfer's end
+        self._lines.append(line + "\n")
         if not self._wake.is_set():
             self._wake.set()
 
     def progress(self, text):
         """Shows a line, a moment later, until the next one or something else is written."""
         if self.lively:
-            with self._lock:
-                self._progress = text
+            self._progress = text
             self._wake.set()
 
     def run(self):
@@ -622,12 +619,10 @@ class Terminal:
         A prompt comes last, when all before it is on the screen and the keys pressed until then are dropped.
         """
         with self._writing:
-            with self._lock:
-                self._asking = self._asking if asking is None else asking
-                lines = "".join(self._lines) if asking or not self._asking else ""
-                if lines:
-                    self._lines.clear()
-                progress, self._progress = "" if self._asking else self._progress, ""
+            self._asking = self._asking if asking is None else asking
+            waiting = len(self._lines) if asking or not self._asking else 0
+            lines = "".join(self._lines.popleft() for _ in range(waiting))
+            progress, self._progress = "" if self._asking else self._progress, ""
             lines = self.paint("2", lines) if lines else ""
             text = lines + text if asking else text + lines
             try:
