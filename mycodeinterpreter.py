@@ -650,10 +650,9 @@ class Gate:
 
     def __init__(self, terminal, asks, counts):
         self._terminal, self._asks, self._counts = terminal, asks, counts
-        self._turn = threading.Condition()  # guards _line and _allowed
+        self._turn = threading.Condition()  # guards _line
         self._line, self._allowed = [], set()
-        self._closing = self._counting = False
-        self._cancelled = threading.Event()
+        self._closing, self._countdown = False, None  # _countdown: the Event that cancels the one on the screen
 
     def approve(self, action, caller, seconds):
         """How the action was approved, in a word for the log; raises HTTPError 403, 408, 429, 503 where it was not."""
@@ -706,8 +705,7 @@ class Gate:
         if word in ("y", "Y") and not reason:
             return "yes"
         if word in ("a", "A") and not reason and action.key:
-            with self._turn:
-                self._allowed.add(action.key)
+            self._allowed.add(action.key)
             return "always"
         reason = ": " + reason.strip() if reason and word in ("n", "N") else ""
         raise HTTPError(403, "denied by the operator" + reason)
@@ -725,33 +723,29 @@ class Gate:
             return ""
 
     def _count_down(self, action):
-        self._cancelled.clear()
-        self._counting = True
+        cancelled = self._countdown = threading.Event()
         shown = (self._terminal.paint("1;33", action.operation), visible(action.subject)[0])
         self._terminal.write("%s comes, Ctrl+C cancels it: %s\n  seconds left:" % shown, asking=True)
         for left in range(COUNTDOWN, 0, -1):
             self._terminal.write(" %d" % left)
-            if self._cancelled.wait(1):
+            if cancelled.wait(1):
                 break
-        self._counting = False
-        cancelled = self._cancelled.is_set()
-        self._terminal.write(" cancelled\n" if cancelled else "\n", asking=False)
-        if cancelled:
+        self._countdown = None
+        self._terminal.write(" cancelled\n" if cancelled.is_set() else "\n", asking=False)
+        if cancelled.is_set():
             raise HTTPError(403, "cancelled by the operator; nothing was done")
 
     def cancel(self):
         """Cancels the countdown; False where there is none. Takes no lock: a signal handler calls it."""
-        counting, self._counting = self._counting, False
-        if counting:
-            self._cancelled.set()
-        return counting
+        countdown, self._countdown = self._countdown, None
+        if countdown:
+            countdown.set()
+        return bool(countdown)
 
     def close(self):
-        """Sends everybody in line away."""
+        """Sends everybody in line away, who look up five times a second."""
         self._closing = True
-        self._cancelled.set()
-        with self._turn:
-            self._turn.notify_all()
+        self.cancel()
 
 
 def question(action, client, paint=lambda style, text: text):
