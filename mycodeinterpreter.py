@@ -663,7 +663,7 @@ class Gate:
         def check():
             if self._closing:
                 raise HTTPError(503, "the daemon is ending; nothing was done")
-            if caller.gone():
+            if caller.connection.gone():
                 raise HTTPError(408, "the client hung up; nothing was done")
             if time.monotonic() >= until:
                 raise HTTPError(408, "nobody answered within %g s; nothing was done, ask again" % seconds)
@@ -773,7 +773,6 @@ def can_ask():
 def signal_group(process, number):
     """Sends a signal, or 0 for none, to the process group that a child leads; whether the group has members."""
     try:
-        os.killpg(process.pid, 0)
         if process.returncode is not None:
             # The child has been waited for. While its group lives the system gives its number to no new process; so
             # where a process has that number the group is somebody else's.
@@ -1971,10 +1970,6 @@ class Handler(socketserver.BaseRequestHandler):
         """Approval, by the one gate; raises HTTPError."""
         self.action, self.decision = action, "refused"
         self.decision = self.server.gate.approve(action, self, seconds)
-
-    def gone(self):
-        """Whether the client has hung up."""
-        return self.connection.gone()
 
     def base_url(self):
         """The URL under which the client reaches this server."""
