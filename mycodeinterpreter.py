@@ -658,7 +658,7 @@ class Gate:
         """How the action was approved, in a word for the log; raises HTTPError 403, 408, 429, 503 where it was not."""
         if not self._asks and not self._counts:
             return "nosafe"
-        until, ticket, decision = time.monotonic() + seconds, object(), "counted"
+        until, decision = time.monotonic() + seconds, "counted"
 
         def check():
             if self._closing:
@@ -671,10 +671,10 @@ class Gate:
         with self._turn:
             if len(self._line) >= MAX_WAITING:
                 raise HTTPError(429, "%d actions wait already; try again later" % MAX_WAITING, ("Retry-After", "10"))
-            self._line.append(ticket)
+            self._line.append(caller)
         try:
             with self._turn:
-                while self._line[0] is not ticket:
+                while self._line[0] is not caller:
                     check()
                     self._turn.wait(0.2)
             check()
@@ -686,7 +686,7 @@ class Gate:
             return decision
         finally:
             with self._turn:
-                self._line.remove(ticket)
+                self._line.remove(caller)
                 self._turn.notify_all()
 
     def _ask(self, action, caller, check):
@@ -748,7 +748,7 @@ class Gate:
         self.cancel()
 
 
-def question(action, client, paint=lambda style, text: text):
+def question(action, client, paint):
     """What the operator is asked: who, the facts, and the subject to its last character."""
     shown = [visible(line) for line in action.subject.split("\n")]
     hidden = sum(count for _, count in shown)
@@ -890,12 +890,15 @@ class Job:
                 self.note("the log ends here: it keeps %d bytes" % self.kept)
 
     def note(self, sentence):
-        """Adds a last line to the log, where there is one and room for it."""
-        with contextlib.suppress(OSError, TypeError):
+        """Adds a last line to the log, where there is room for it."""
+        with contextlib.suppress(OSError):
             os.write(self.log, b"\n[%s]\n" % sentence.encode())
 
-    def close(self):
-        """Lets go of what is open; the log's file stays."""
+    def finish(self, seconds=float("inf")):
+        """Tends it until nobody can write more, or some seconds, and lets go of what is open; the log's file stays."""
+        self.tend(seconds, whole=True)
+        if self.log is not None and self.ended is None and self.ending():
+            self.note(self.ending())
         for descriptor in {self.pipe, self.ended, self.log} - {None}:
             os.close(descriptor)
 
@@ -993,23 +996,16 @@ class Runner:
     def leave(self, job):
         """Lets go of a job whose request is about to be answered; returns the threads, one or none, that tend it on."""
         if job.pipe is None and job.ended is None:
-            self._finish(job)
+            job.finish()
             return []
-        thread = threading.Thread(target=self._finish, args=(job,), daemon=True)
+        thread = threading.Thread(target=job.finish, daemon=True)
         try:
             thread.start()
         except RuntimeError:
             signal_group(job.process, signal.SIGKILL)
-            job.tend(1, whole=True)
-            job.close()
+            job.finish(1)
             raise HTTPError(500, "no thread is left to tend a command that goes on; it was killed") from None
         return [thread]
-
-    def _finish(self, job):
-        job.tend(float("inf"), whole=True)
-        if job.bound and job.ending():
-            job.note(job.ending())
-        job.close()
 
     def kill(self):
         """Kills what still runs."""

@@ -587,7 +587,7 @@ STAGES = {  # of the functions in which a request spends it; a name that the pro
     "prepare: pipe, path, Job": "Runner.start Job.__init__ end_of",
     "fork and exec": "subprocess.Popen",
     "the shell runs, its output is taken": "Job.tend Job.take",
-    "lay down the job": "Runner.leave Runner._finish Job.close Result.__init__ Result.facts Result.close",
+    "lay down the job": "Runner.leave Job.finish Result.__init__",
     "answer": "Handler.answer",
     "the handler otherwise": "Handler.handle_one_request Handler.execcmd execcmd",
     "": "Connection.fill",  # waits for the request
