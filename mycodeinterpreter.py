@@ -946,8 +946,7 @@ class Runner:
     def directory(self):
         """This run's own directory, mode 0700, made when it is first needed."""
         with self._lock:
-            if not self._directory:
-                self._directory = make_directory("mycodeinterpreter-")
+            self._directory = self._directory or make_directory("mycodeinterpreter-")
             return self._directory
 
     def file(self):
