@@ -652,7 +652,7 @@ class Gate:
         self._terminal, self._asks, self._counts = terminal, asks, counts
         self._turn = threading.Condition()  # guards _line
         self._line, self._allowed = [], set()
-        self._closing, self._countdown = False, None  # _countdown: the Event that cancels the one on the screen
+        self._closing, self._countdown = False, {}  # the Event that cancels the one under way; who takes it out decides
 
     def approve(self, action, caller, seconds):
         """How the action was approved, in a word for the log; raises HTTPError 403, 408, 429, 503 where it was not."""
@@ -723,24 +723,24 @@ class Gate:
             return ""
 
     def _count_down(self, action):
-        cancelled = self._countdown = threading.Event()
+        cancelled = self._countdown["event"] = threading.Event()
         shown = (self._terminal.paint("1;33", action.operation), visible(action.subject)[0])
         self._terminal.write("%s comes, Ctrl+C cancels it: %s\n  seconds left:" % shown, asking=True)
         for left in range(COUNTDOWN, 0, -1):
             self._terminal.write(" %d" % left)
             if cancelled.wait(1):
                 break
-        self._countdown = None
-        self._terminal.write(" cancelled\n" if cancelled.is_set() else "\n", asking=False)
-        if cancelled.is_set():
+        over = self._countdown.pop("event", None)
+        self._terminal.write("\n" if over else " cancelled\n", asking=False)
+        if not over:
             raise HTTPError(403, "cancelled by the operator; nothing was done")
 
     def cancel(self):
         """Cancels the countdown; False where there is none. Takes no lock: a signal handler calls it."""
-        countdown, self._countdown = self._countdown, None
-        if countdown:
-            countdown.set()
-        return bool(countdown)
+        cancelled = self._countdown.pop("event", None)
+        if cancelled:
+            cancelled.set()
+        return cancelled is not None
 
     def close(self):
         """Sends everybody in line away, who look up five times a second."""
@@ -807,10 +807,11 @@ class Job:
     what is there. One thread at a time tends a job.
     """
 
-    def __init__(self, process, pipe, path, timeout):
-        self.process, self.pipe, self.path, self.timeout = process, pipe, path, timeout  # pipe: None at its end
-        self.ended = end_of(process)  # None when the shell has ended and has been waited for
-        self.started, self.timed_out = time.monotonic(), False
+    def __init__(self, process, started, pipe, path, timeout):
+        self.process, self.started, self.path, self.timeout = process, started, path, timeout
+        self.pipe, self.ended = pipe, end_of(process)  # None at its end; when the shell has ended and is waited for
+        self.deadline = started + timeout if timeout else float("inf")  # infinite also when nothing is left to kill
+        self.timed_out = False
         self.memory, self.log = bytearray(), None  # the output: its beginning, or, in a file, all
         self.size = self.kept = 0  # bytes written, and how many of them are in the memory or the log
         self.bound = LOG_LIMIT  # bytes to keep; less where the disk is full, 0 where nobody will ask for more
@@ -818,22 +819,21 @@ class Job:
     def tend(self, seconds, whole=False):
         """Takes output, some seconds at most, until the shell has ended or, if whole, until nobody can write more."""
         until = time.monotonic() + seconds
-        deadline = self.started + self.timeout if self.timeout else float("inf")
         while self.ended is not None or whole and self.pipe is not None:
             now = time.monotonic()
             if now >= until:
                 return
-            if now >= deadline and self.ended is not None:
-                self.timed_out, deadline = True, float("inf")
+            if now >= self.deadline:
+                self.timed_out, self.deadline = True, float("inf")
                 signal_group(self.process, signal.SIGKILL)
             poll = select.poll()
             for descriptor in {self.pipe, self.ended} - {None}:
                 poll.register(descriptor, select.POLLIN)
-            ready = dict(poll.poll(min(until - now, deadline - now, 3600) * 1000 + 1))
+            ready = dict(poll.poll(min(until - now, self.deadline - now, 3600) * 1000 + 1))
             if self.ended in ready:
                 os.close(self.ended)
                 self.process.poll()  # which is done with less than wait()
-                self.ended = None
+                self.ended, self.deadline = None, float("inf")
                 for _ in range(BLOCK // OUTPUT_LIMIT):  # what the shell wrote before its end: a pipe may hold a MiB
                     if not self.take():
                         break
@@ -961,6 +961,7 @@ class Runner:
         path, process, pipe = "%s%s%d.log" % (self.directory, os.sep, next(self._numbers)), None, []
         try:
             pipe += os.pipe()
+            started = time.monotonic()
             process = subprocess.Popen(
                 self._shell + [os.fsencode(command)],
                 executable=self._program,
@@ -970,7 +971,7 @@ class Runner:
                 start_new_session=True,  # with no terminal that it could open as /dev/tty
             )
             os.set_blocking(pipe[0], False)
-            job = Job(process, pipe[0], path, self._timeout)
+            job = Job(process, started, pipe[0], path, self._timeout)
             del pipe[0]
         except OSError as error:
             if process:  # no descriptor is left to tend it with

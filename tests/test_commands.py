@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -17,6 +18,8 @@ import urllib.parse
 
 import pytest
 from conftest import wait_for
+
+import mycodeinterpreter
 
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="looks into /proc, which Linux has")
 needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is missing: apt-get install curl")
@@ -676,3 +679,39 @@ def test_what_a_pipe_holds_when_the_shell_ends_is_all_in_the_answer(nosafe):
     for _ in range(8):
         answer = nosafe.request("POST", "/execcmd?limit=0&cmd=" + quoted, b"")
         assert answer.body == b"x" * 900000 + b"\n[killed by SIGKILL]\n"
+
+
+@pytest.fixture
+def runner():
+    """A Runner whose commands time out after 0.3 s."""
+    if not hasattr(select, "poll"):
+        pytest.skip("commands do not run without poll(2)")
+    runner = mycodeinterpreter.Runner(["sh", "-c"], 0.3)
+    yield runner
+    runner.kill()
+    runner.clean()
+    os.close(runner._nothing)
+
+
+def test_a_job_is_tended_no_longer_than_it_should_be_when_its_time_is_up(runner):
+    job = runner.start("setsid sleep 3 & exit")  # who leaves its group is not killed with it
+    job.tend(0.4)
+    time.sleep(0.3)
+    began = time.monotonic()
+    job.tend(0.5, whole=True)
+    assert time.monotonic() - began < 1.5
+    job.finish(0)
+
+
+def test_the_seconds_of_a_command_count_from_its_start(runner, monkeypatch):
+    popen = subprocess.Popen
+
+    def slow(*args, **options):
+        process = popen(*args, **options)
+        time.sleep(0.5)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    job = runner.start("exec sleep 0.1")
+    assert time.monotonic() - job.started >= 0.5
+    job.finish()

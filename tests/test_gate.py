@@ -956,6 +956,36 @@ def test_ctrl_c_in_the_countdown_after_a_yes_cancels_it(start):
     assert names(daemon) == [] and daemon.process.poll() is None
 
 
+def test_ctrl_c_at_the_last_moment_of_a_countdown_cancels_it_or_is_not_taken_for_it(monkeypatch):
+    class Slow(threading.Event):
+        def set(self):
+            time.sleep(0.6)  # while which the countdown comes to its end
+            super().set()
+
+    class Caller:
+        client = "127.0.0.1"
+
+        class connection:
+            gone = staticmethod(lambda: False)
+
+    def approve():
+        try:
+            decisions.append(gate.approve(mycodeinterpreter.Action("execcmd", "id", [], None), Caller, 10))
+        except mycodeinterpreter.HTTPError as error:
+            decisions.append(error.status)
+
+    decisions, gate = [], mycodeinterpreter.Gate(mycodeinterpreter.Terminal(), False, True)
+    monkeypatch.setattr(mycodeinterpreter, "COUNTDOWN", 1)
+    thread = threading.Thread(target=approve)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Event", Slow)
+        thread.start()
+        time.sleep(0.7)
+    taken = gate.cancel()
+    thread.join()
+    assert decisions == [403 if taken else "counted"]
+
+
 def test_who_hangs_up_in_the_countdown_has_nothing_run(start):
     daemon = start("noauth", "-nosafe", "-semisafe", tty=True)
     with daemon.connect() as sock:
