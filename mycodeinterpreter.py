@@ -2165,7 +2165,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.gate = Gate(self.terminal, self.asks, self.counts)
         self.runner = Runner(self.shell or (["cmd", "/c"] if os.name == "nt" else ["sh", "-c"]), options.timeout)
         self.url = self.public_name = None
-        self.accepting = self.ending = False
+        self.ending = False
         self.names = {"localhost", options.host.lower()}
         self._lock = threading.Lock()  # guards tally
         self._auditing = threading.Lock()  # guards audit, to which a write may take as long as it likes
@@ -2219,11 +2219,6 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 except OSError as error:
                     self.terminal.log("the audit trail can't be written: %s" % error.strerror)
 
-    def service_actions(self):
-        """Ends `serve_forever` where a signal came while a connection was taken over, which it must not cut short."""
-        if self.ending:
-            raise KeyboardInterrupt
-
     def get_request(self):
         """Accepts a connection; where no descriptor is left for it, waits a little rather than spin."""
         try:
@@ -2242,11 +2237,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             return self.shutdown_request(request)
         if full:
             min(idle, key=lambda one: one.idle_since or time.monotonic()).hang_up()  # it may have just come to life
-        self.accepting = True
-        try:
-            return super().process_request(request, client_address)
-        finally:
-            self.accepting = False
+        return super().process_request(request, client_address)
 
     def shutdown_request(self, request):
         """Closes a connection."""
@@ -2258,7 +2249,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.terminal.log("the connection of %s failed: %s" % (client_address[0], sys.exc_info()[1]))
 
     def close(self):
-        """Ends it: nobody is asked any more, commands are killed, answers and log lines under way go out."""
+        """Ends it: nobody gets in or is asked any more, commands are killed, answers and log lines under way go out."""
+        self.server_close()
         self.gate.close()
         self.runner.kill()
         still = self.connections.values()
@@ -2268,7 +2260,6 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 time.sleep(0.01)
                 for connection in list(still) if hang_up else ():
                     connection.hang_up()
-        self.server_close()
         for path in list(Upload.temporaries):
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -2513,25 +2504,26 @@ def main():
     def interrupt(number, _):
         if not server.ending and (number != signal.SIGINT or not server.gate.cancel()):
             server.ending = True
-            if not server.accepting:
-                raise KeyboardInterrupt
+            raise KeyboardInterrupt
 
     for number in filter(None, (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interrupt)
-    status = 0
+    status = 1
     try:
         if options.url or authtoken:
             server.publish(options.url or open_tunnel(server, authtoken, options.ngrok))
         threading.Thread(target=str).start()  # before Python 3.9.6 glibc needs a descriptor when the first thread ends
         threading.Thread(target=server.terminal.run, daemon=True).start()
+        serving = threading.Thread(target=server.serve_forever, daemon=True)  # here a signal could tear a connection
+        serving.start()
         announce(server, options, authtoken and not options.url)
-        server.serve_forever()
+        while serving.is_alive():
+            time.sleep(1)
     except KeyboardInterrupt:
-        pass
+        status = 0
     except (OSError, RuntimeError, ValueError) as error:
         server.terminal.write("error: %s\n" % error)
-        status = 1
     server.ending = True
     server.close()
     os._exit(status)  # threads that still read or write must not delay the end

@@ -322,7 +322,7 @@ def test_without_a_thread_to_tend_it_a_command_is_not_lost_sight_of(forkless, fr
     with Client(daemon) as client:
         assert client.request("POST", "/execcmd?cmd=true", b"")[0] == 200
         before = descriptors(daemon)
-        wait_for(lambda: tasks(daemon) <= 3, what="the threads' end")
+        wait_for(lambda: tasks(daemon) <= 4, what="the threads' end")
         usual = limit_processes(daemon, tasks(daemon) + free)
         status, answer = client.request("POST", "/execcmd?cmd=echo%20$$%3Epid;exec%20sleep%20987&wait=0.3", b"")
         limit_processes(daemon, usual)
