@@ -1358,37 +1358,23 @@ def send_file(caller, events, fact=""):
 # Their description
 
 _ANSWERS = {
-    200: "Done.",
     202: "Still running; the answer names the log in which the output goes on.",
     206: "The part of the file that was asked for.",
     304: "The file has not changed.",
-    400: "Bad Request: a parameter is missing or malformed; the answer says which.",
-    401: "Unauthorized: credentials not provided or incorrect.",
-    403: "Forbidden: denied or cancelled by the operator, for the reason given; nothing was done.",
-    404: "Not Found: no such file.",
-    408: "Timed out: nobody approved it in time and nothing was done, or the command ran too long and was killed.",
-    411: "Length Required: send Content-Length or chunks.",
-    413: "Content Too Large.",
-    416: "Range Not Satisfiable.",
-    429: "Too Many Requests: too many actions wait for the operator; try again later.",
-    500: "Internal Server Error: the shell would not start, or the file could not be written.",
-    507: "Insufficient Storage: the disk is full.",
+    403: "Denied or cancelled by the operator, for the reason given; nothing was done.",
+    408: "Nobody approved it in time and nothing was done, or the command ran too long and was killed.",
 }
 
 
-def _operation(name, summary, description, statuses, kind="text/plain", hints=None, **more):
-    answers = {str(status): {"description": _ANSWERS[status]} for status in statuses}
-    answers["200"]["content"] = {kind: {"schema": {"type": "string"}}}
+def _operation(name, summary, description, statuses, kind="text/plain", **more):
+    answers = {str(one): {"description": _ANSWERS.get(one, "It failed; the answer says why.")} for one in statuses}
+    answers["200"] = {"description": "Done.", "content": {kind: {"schema": {"type": "string"}}}}
     about = {"operationId": name, "summary": summary, "description": description, "x-openai-isConsequential": False}
-    return dict(about, responses=answers, **more, **{"x-mcp-annotations": hints or {"destructiveHint": True}})
+    return dict(about, responses=answers, **more)
 
 
 def _parameter(name, description, required=False, **schema):
     return {"name": name, "in": "query", "description": description, "required": required, "schema": schema}
-
-
-def _body(required, schemas):
-    return {"required": required, "content": {kind: {"schema": schema} for kind, schema in schemas.items()}}
 
 
 def _object(required=(), **properties):
@@ -1408,7 +1394,7 @@ _EXECCMD = _operation(
         _parameter("wait", "Seconds to wait before it is answered as still running.", type="number", minimum=0),
         _parameter("limit", "Bytes of output, 0 for all; head and tail are kept.", type="integer", minimum=0),
     ],
-    requestBody=_body(False, {"application/json": _object(stdin="Standard input for the command.")}),
+    requestBody={"content": {"application/json": {"schema": _object(stdin="Standard input for the command.")}}},
 )
 _GET_FILE = _operation(
     "get-file",
@@ -1416,31 +1402,32 @@ _GET_FILE = _operation(
     "The answer is the file's bytes.",
     (200, 206, 304, 400, 401, 403, 404, 408, 413, 416, 429),
     "application/octet-stream",
-    {"readOnlyHint": True},
     parameters=[
         _parameter("filename", "The path of the file to retrieve.", True, type="string", minLength=1),
         _parameter("openaiFileResponse", "true for a file that is not text: you get it as a file.", type="boolean"),
     ],
 )
-_HANDED = _object(("download_url", "file_id"), download_url="Where it is.", file_id="Its id.", file_name="Its name.")
 _REFS = {"type": "array", "items": {"type": "string"}, "description": "Files of the conversation, at most 10."}
-_FILE = {"type": "string", "format": "binary", "description": "The file, with its name."}
-_JSON_FILE = _object(
+_FORM = _object(["document"], document={"type": "string", "format": "binary", "description": "The file and its name."})
+_JSON = _object(
     filename="Name to store it under, in the working directory.",
     content="The file's content, if it is text.",
     content_base64="The file's content in base64.",
     openaiFileIdRefs=_REFS,
 )
+_HANDED = _object(("download_url", "file_id"), download_url="Where it is.", file_id="Its id.", file_name="Its name.")
+_HANDED["description"] = "A file of the conversation, handed over by ChatGPT."
 _SEND_FILE = _operation(
     "send-file",
     "Store a file on the server.",
     "Stores files under their own names in the working directory: give filename with content or content_base64, or a "
     "file of the conversation.",
     (200, 400, 401, 403, 408, 411, 413, 429, 500, 507),
-    requestBody=_body(
-        True, {"application/json": _JSON_FILE, "multipart/form-data": _object(["document"], document=_FILE)}
-    ),
-    **{"x-mcp-files": {"file": dict(_HANDED, description="A file of the conversation, handed over by ChatGPT.")}}
+    requestBody={
+        "required": True,
+        "content": {"application/json": {"schema": _JSON}, "multipart/form-data": {"schema": _FORM}},
+    },
+    **{"x-mcp-files": {"file": _HANDED}}
 )
 TEMPLATE = {
     "openapi": "3.1.0",
@@ -1574,7 +1561,7 @@ def call_method(caller, method, params, stateless):
 def tools(template):
     """The MCP tools: the template's operations, their parameters and JSON members as one input."""
     found = []
-    for operation in (operation for methods in template["paths"].values() for operation in methods.values()):
+    for method, operation in (item for methods in template["paths"].values() for item in methods.items()):
         content = operation.get("requestBody", {}).get("content", {}).get("application/json", {"schema": _object()})
         members, required = dict(content["schema"]["properties"]), list(content["schema"].get("required", ()))
         for parameter in operation.get("parameters", ()):
@@ -1584,7 +1571,7 @@ def tools(template):
         members = {name: member for name, member in dict(members, **files).items() if not name.startswith("openai")}
         schema = {"type": "object", "properties": members, "required": required}
         tool = {"name": operation["operationId"], "title": operation["summary"], "inputSchema": schema}
-        tool.update(description=operation["description"], annotations=operation.get("x-mcp-annotations", {}))
+        tool.update(description=operation["description"], annotations={"readOnlyHint": method == "get"})
         found.append(dict(tool, _meta={"openai/fileParams": list(files)}) if files else tool)
     return found
 
