@@ -1232,12 +1232,15 @@ class Result:
 
 
 def read_part(part):
-    """The bytes of an answer's part."""
+    """The bytes of an answer's part; raises ConnectionAbortedError where a file does not have them any more."""
     if isinstance(part, bytes):
         return part
     file, start, count = part
     file.seek(start)
-    return file.read(count)
+    data = file.read(count)
+    if len(data) < count:
+        raise ConnectionAbortedError("the file has shrunk")
+    return data
 
 
 def execcmd(caller, command, stdin, wait, limit, copies):
@@ -2078,23 +2081,22 @@ class Handler(socketserver.BaseRequestHandler):
         self.status = status
         for part in parts if self.method != "HEAD" else []:
             if isinstance(part, bytes) or part[2] <= OUTPUT_LIMIT:
-                piece, data = len(data), data + read_part(part)
-                whole = isinstance(part, bytes) or len(data) - piece == part[2]
+                data += read_part(part)
             else:
                 self.request.sendall(data)
-                data, whole = b"", self.send_part(*part)
-            if not whole:
-                raise ConnectionAbortedError("the file has shrunk; the answer can't be completed")
+                self.send_part(*part)
+                data = b""
         self.request.sendall(data)
         self.sent = length if self.method != "HEAD" else 0
 
     def send_part(self, file, start, count):
-        """Sends a part of a file, in blocks that the progress tells of; whether all of it was there."""
-        sent = 1
+        """Sends a part of a file, in blocks that the progress tells of."""
         self.progress(0)
-        while count and sent:
+        while count:
             if hasattr(os, "sendfile"):
                 sent = os.sendfile(self.request.fileno(), file.fileno(), start, min(count, 4 * BLOCK))
+                if not sent:
+                    raise ConnectionAbortedError("the file has shrunk")
             else:
                 data = read_part((file, start, min(count, BLOCK)))
                 self.request.sendall(data)
@@ -2102,7 +2104,6 @@ class Handler(socketserver.BaseRequestHandler):
             start, count = start + sent, count - sent
             self.progress(sent)
             self.sent = self.moved
-        return not count
 
     def progress(self, count):
         """Tells the operator, twice a second, of a transfer that takes more than one."""
