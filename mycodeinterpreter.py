@@ -1261,8 +1261,7 @@ def execcmd(caller, command, stdin, wait, limit, copies):
         facts.append("its standard input, %d bytes, %d shown as escapes: %s" % (len(stdin), hidden, text))
     key = None if longer else ("execcmd", command, stdin)
     caller.approve(Action("execcmd", command, facts, key), max(hold, server.hold))
-    source = server.runner.file() if stdin else None
-    try:
+    with server.runner.file() if stdin else contextlib.nullcontext() as source:
         if source:
             source.write(stdin)
             block = memoryview(bytearray(BLOCK if longer else 0))
@@ -1270,9 +1269,6 @@ def execcmd(caller, command, stdin, wait, limit, copies):
                 source.write(block[: caller.body.readinto(block)])
             source.seek(0)
         job = server.runner.start(command, source)
-    finally:
-        if source:
-            source.close()
     try:
         job.tend(max(hold - (time.monotonic() - asked), min(hold, 1)))
         limit = server.limit if limit is None else int(limit)
