@@ -2214,13 +2214,13 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def process_request(self, request, client_address):
         """Gives a connection its thread. Over MAX_CONNECTIONS the longest idle one makes room, or else it is closed."""
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        full = len(self.connections) >= MAX_CONNECTIONS
-        idle = [one for one in list(self.connections.values()) if one.idle_since] if full else []
+        if len(self.connections) >= MAX_CONNECTIONS:
+            idle = [(one.idle_since or float("inf"), one) for one in list(self.connections.values())]
+            since, longest = min(idle, key=lambda item: item[0])
+            if since == float("inf"):
+                return self.shutdown_request(request)
+            longest.hang_up()
         self.connections[request] = Connection(request)
-        if full and not idle:
-            return self.shutdown_request(request)
-        if full:
-            min(idle, key=lambda one: one.idle_since or time.monotonic()).hang_up()  # it may have just come to life
         return super().process_request(request, client_address)
 
     def shutdown_request(self, request):
