@@ -1873,7 +1873,7 @@ class Handler(socketserver.BaseRequestHandler):
         """Reads and answers one request; whether another may follow."""
         self.method = self.path = self.body = self.action = self.result = self.status = None
         self.headers, self.client, self.decision, self.sent = {}, self.client_address[0], "-", 0
-        self.admitted, self.secret_url, self.closing, self.started = False, False, True, time.monotonic()
+        self.admitted, self.secret_url, self.closing = False, False, True
         self.moved = self.tell_at = 0  # bytes of a transfer, and when to tell of it again
         try:
             head = self.connection.head()
@@ -2181,7 +2181,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def log(self, request):
         """One line for a request, on the terminal and in the audit trail."""
-        operation, subject = (request.action or (request.method or "-", request.path or "-"))[:2]
+        operation, subject = (request.action or (request.method, request.path))[:2]
         if self.key is not None:
             subject = subject.replace(self.token, "***").replace(self.key.decode("utf-8", "replace"), "***")
         entry = (local_time(int(time.time())), request.client, operation, visible(subject)[0], request.decision)
