@@ -1305,8 +1305,8 @@ def file_events(caller, given):
             name = given.get("filename") or given["file"].get("file_name") or given["file"]["file_id"]
             links.append((name, given["file"]["download_url"]))
         elif "filename" in given:
-            data = given["content"].encode() if "content" in given else given["content_base64"].encode()
-            data = data if "content" in given else base64.b64decode(data, validate=True)
+            text = "content" in given
+            data = given["content"].encode() if text else base64.b64decode(given["content_base64"], validate=True)
             yield "document", given["filename"] + "", "%d bytes" % len(data)
             yield memoryview(data)
         links = [(name + "", link + "") for name, link in links]
@@ -2443,10 +2443,10 @@ def parse_arguments(argv):
     return options
 
 
-def announce(server, options, tunneled):
+def announce(server, options):
     """Prints what a person, or a script, needs to go on; warns where strangers may get in."""
     url = server.url or server.local_url()
-    lines = ["tunnel created: " + url] if tunneled else []
+    lines = ["tunnel created: " + url] if server.url and not options.url else []
     lines += ["OpenAPI schema at %s/openapi.json" % url, "MCP endpoint at %s/mcp" % url]
     if server.key is not None:
         secret_url = "%s/%s" % (url, server.token)
@@ -2499,7 +2499,7 @@ def main():
         threading.Thread(target=server.terminal.run, daemon=True).start()
         serving = threading.Thread(target=server.serve_forever, daemon=True)  # here a signal could tear a connection
         serving.start()
-        announce(server, options, authtoken and not options.url)
+        announce(server, options)
         while serving.is_alive():
             time.sleep(1)
     except KeyboardInterrupt:
