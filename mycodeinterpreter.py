@@ -2269,11 +2269,11 @@ _NGROK_LISTS = """
     allow_cidr allow_user_agent basic_auth deny_cidr deny_user_agent oauth_allow_domains oauth_allow_emails oauth_scopes
     oidc_allow_domains oidc_allow_emails oidc_scopes request_header_add request_header_remove response_header_add
     response_header_remove schemes""".split()  # may be given more than once
-_NGROK_WORDS = _NGROK_LISTS + """
+_NGROK_SWITCHES = ["compression", "force_new_session", "verify_upstream_tls", "websocket_tcp_converter"]
+_NGROK_KEYS = _NGROK_LISTS + _NGROK_SWITCHES + """
     app_protocol domain forwards_to hostname metadata oauth_client_id oauth_client_secret oauth_provider oidc_client_id
     oidc_client_secret oidc_issuer_url policy proxy_proto root_cas server_addr session_metadata traffic_policy
     verify_webhook_provider verify_webhook_secret""".split()
-_NGROK_SWITCHES = ("compression", "force_new_session", "verify_upstream_tls", "websocket_tcp_converter")
 _NGROK_HINTS = {  # https://ngrok.com/docs/errors
     "105": "the authtoken is malformed; copy it anew from the dashboard",
     "107": "the authtoken was revoked; make another on the dashboard",
@@ -2288,8 +2288,8 @@ def ngrok_options(settings):
     found = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals or key not in _NGROK_WORDS and key not in _NGROK_SWITCHES:
-            known = ", ".join(sorted(_NGROK_WORDS + list(_NGROK_SWITCHES)))
+        if not equals or key not in _NGROK_KEYS:
+            known = ", ".join(sorted(_NGROK_KEYS))
             raise ValueError("-ngrok %s is not KEY=VALUE with a KEY that ngrok.forward takes: %s" % (setting, known))
         if key in _NGROK_SWITCHES and value not in ("true", "false"):
             raise ValueError("-ngrok %s must be true or false" % key)
