@@ -1521,10 +1521,9 @@ def is_stateless(method, params, headers):
         if version is None or not isinstance(meta.get(_META + "clientCapabilities"), dict):
             raise MCPError(-32602, "params._meta must name protocolVersion and clientCapabilities")
         name = headers.get("mcp-name", "")
-        encoded = re.match(r"=\?base64\?((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)\?=\Z", name)
-        name = base64.b64decode(encoded.group(1)).decode("utf-8", "replace") if encoded else name
         named = params.get("name") if method == "tools/call" else name
-        if (header, headers.get("mcp-method"), name) != (version, method, named):
+        encoded = "=?base64?%s?=" % base64.b64encode(str(named).encode("utf-8", "replace")).decode()
+        if (header, headers.get("mcp-method")) != (version, method) or name not in (named, encoded):
             raise MCPError(-32020, "MCP-Protocol-Version, Mcp-Method and Mcp-Name must say what the body says")
     supported = [MCP_STATELESS] if stateless else [*MCP_HANDSHAKE, None]
     if header not in supported and method != "initialize":
