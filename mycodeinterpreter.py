@@ -2060,7 +2060,7 @@ class Handler(socketserver.BaseRequestHandler):
 
     def answer(self, status, parts, headers=(), kind="text/plain; charset=utf-8"):
         """Sends an answer of parts, bytes or (file, start, count): the head and what is small in one send."""
-        self.closing = self.closing or self.body is None or not self.body.done
+        self.closing = self.closing or not self.body.done  # without a body it is True
         length = 0
         for part in parts:
             length += len(part) if isinstance(part, bytes) else part[2]
