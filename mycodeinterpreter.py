@@ -24,6 +24,7 @@ import collections
 import contextlib
 import errno
 import functools
+import io
 import itertools
 import json
 import os
@@ -107,6 +108,25 @@ def visible(text):
     return "".join(shown), sum(len(one) > 1 for one in shown) - text.count("\\")
 
 
+def wrapped(line, columns):
+    """A line in pieces of so many columns, which a terminal would break itself; what is not ASCII may take two."""
+    if len(line) <= columns and not re.search("[^ -~]", line):
+        return [line]
+    padded = re.sub("[^ -~]", "\0\\g<0>", line)  # a pad at a piece's end is a column too many in the next
+    return [padded[at : at + columns - 1].replace("\0", "") for at in range(0, len(padded), columns - 1)]
+
+
+def laid_out(text, columns, paint, first, gutter):
+    """(lines, hidden): a text to its last character, the first line behind an indent, the others behind a gutter.
+
+    So no line of it begins where the lines of others do, whatever the width of the terminal.
+    """
+    shown = [visible(line) for line in text.split("\n")]
+    lines = "\\n\n".join(line for line, _ in shown).split("\n")
+    pieces = [paint(piece) for line in lines for piece in wrapped(line, columns - len(gutter))]
+    return first + ("\n" + gutter).join(pieces) + "\n", sum(count for _, count in shown)
+
+
 def text_of(value, name):
     """The str in a parameter's bytes; raises HTTPError 400 where they are not UTF-8 or hold a NUL."""
     try:
@@ -168,11 +188,11 @@ def to_json(value):
 
 
 def json_object(data):
-    """The dict in JSON bytes; raises HTTPError 400."""
+    """The dict in JSON bytes, without what is null; raises HTTPError 400."""
     try:
         value = parse_json(data)
         to_json(value)
-        return dict(value.items())
+        return {name: member for name, member in value.items() if member is not None}
     except (AttributeError, RecursionError, ValueError):
         raise HTTPError(400, "the body is not a JSON object in UTF-8 with each name once; mend it") from None
 
@@ -572,6 +592,17 @@ def multipart(content_type, readinto):
             yield delimiter
 
 
+def multipart_pairs(content_type, data):
+    """[(name, bytes)] of a multipart form body that is there in one; raises HTTPError 400."""
+    pairs = []
+    for event in multipart(content_type, io.BytesIO(data).readinto):
+        if isinstance(event, tuple):
+            pairs.append((event[0] or "", bytearray()))
+        else:
+            pairs[-1][1].extend(event)
+    return [(name, bytes(value)) for name, value in pairs]
+
+
 # The operator
 
 Action = collections.namedtuple("Action", "operation subject facts key")
@@ -596,7 +627,7 @@ class Terminal:
     def log(self, line):
         """Adds a line to the log, written a moment later: a write for each would halve the answers a second."""
         self._progress = ""  # first, or else it would be shown behind the line that tells the transfer's end
-        self._lines.append(line + "\n")
+        self._lines.append(line)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -605,6 +636,14 @@ class Terminal:
         if self.lively:
             self._progress = text
             self._wake.set()
+
+    @staticmethod
+    def columns():
+        """How wide it is; what does not tell has no end."""
+        try:
+            return max(os.get_terminal_size(2).columns or sys.maxsize, 20)
+        except OSError:
+            return sys.maxsize
 
     def run(self):
         """Writes the log, for ever."""
@@ -616,20 +655,21 @@ class Terminal:
     def write(self, text="", asking=None, prompt=""):
         """Writes the lines that wait, unless a question is open, and a text that opens (asking) or ends a question.
 
-        A prompt comes last, when all before it is on the screen and the keys pressed until then are dropped.
+        A prompt comes last, when all before it is on the screen and the keys pressed until then are dropped. Returns
+        whether it could be written.
         """
         with self._writing:
             self._asking = self._asking if asking is None else asking
             waiting = len(self._lines) if asking or not self._asking else 0
-            lines = "".join(self._lines.popleft() for _ in range(waiting))
+            lines, columns = [self._lines.popleft() for _ in range(waiting)], self.columns()
+            lines = "".join("\n    ".join(wrapped(line, columns - 4)) + "\n" for line in lines)
             progress, self._progress = "" if self._asking else self._progress, ""
             lines = self.paint("2", lines) if lines else ""
             text = lines + text if asking else text + lines
             try:
                 if text or progress:
                     erase, self._erase = self._erase, "\r\x1b[K" if progress else ""
-                    width = (os.get_terminal_size(2).columns or 80) - 1 if progress else 0
-                    sys.stderr.write(erase + text + progress[:width])
+                    sys.stderr.write(erase + text + progress[: columns - 1])
                     sys.stderr.flush()
                 if prompt and termios:
                     if sys.stderr.isatty():
@@ -637,8 +677,9 @@ class Terminal:
                     termios.tcflush(sys.stdin, termios.TCIFLUSH)
                 sys.stderr.write(prompt)
                 sys.stderr.flush()
+                return True
             except (AttributeError, OSError, ValueError):
-                pass  # the daemon outlives its terminal
+                return False  # the daemon outlives its terminal
 
 
 class Gate:
@@ -680,9 +721,11 @@ class Gate:
             check()
             if self._asks:
                 decision = "always" if action.key in self._allowed else self._ask(action, caller, check)
+                check()
             if self._counts:
-                self._count_down(action)
-            check()
+                until = float("inf")  # it was approved in time
+                self._count_down(action, caller, decision != "yes")
+                check()
             return decision
         finally:
             with self._turn:
@@ -694,8 +737,9 @@ class Gate:
             raise HTTPError(403, "denied: the daemon has no terminal to ask at; start it at one, or with -nosafe")
         always = ", a = always this very action" if action.key else ""
         prompt = self._terminal.paint("1", "y = yes, n = no, n REASON%s: " % always)
-        self._terminal.write(question(action, caller.client, self._terminal.paint), asking=True, prompt=prompt)
         try:
+            if not self._terminal.write(self._question(action, caller), asking=True, prompt=prompt):
+                raise HTTPError(403, "denied: the question can't be written to the daemon's terminal; mend that")
             answer = self._answer(check)
         except HTTPError as error:
             self._terminal.write("\nwithdrawn: %s\n" % error.message, asking=False)
@@ -710,6 +754,9 @@ class Gate:
         reason = ": " + reason.strip() if reason and word in ("n", "N") else ""
         raise HTTPError(403, "denied by the operator" + reason)
 
+    def _question(self, action, caller):
+        return question(action, caller.client, self._terminal.paint, self._terminal.columns())
+
     @staticmethod
     def _answer(check):
         """The line that is typed, "" at the end of input; raises what check raises while nobody types."""
@@ -718,14 +765,15 @@ class Gate:
                 return input() + "\n"
             while not select.select([sys.stdin], [], [], 0.2)[0]:
                 check()
-            return os.read(sys.stdin.fileno(), 4096).decode("utf-8", "replace")
+            line = os.read(sys.stdin.fileno(), 4096).decode("utf-8", "replace")
+            return line if line.endswith("\n") else ""  # which Ctrl+D has ended
         except (OSError, EOFError):
             return ""
 
-    def _count_down(self, action):
+    def _count_down(self, action, caller, show):
         cancelled = self._countdown["event"] = threading.Event()
-        shown = (self._terminal.paint("1;33", action.operation), visible(action.subject)[0])
-        self._terminal.write("%s comes, Ctrl+C cancels it: %s\n  seconds left:" % shown, asking=True)
+        shown = self._question(action, caller) if show else ""
+        self._terminal.write(shown + "Ctrl+C cancels it; seconds left:", asking=True)
         for left in range(COUNTDOWN, 0, -1):
             self._terminal.write(" %d" % left)
             if cancelled.wait(1):
@@ -748,21 +796,23 @@ class Gate:
         self.cancel()
 
 
-def question(action, client, paint):
-    """What the operator is asked: who, the facts, and the subject to its last character."""
-    shown = [visible(line) for line in action.subject.split("\n")]
-    hidden = sum(count for _, count in shown)
+def question(action, client, paint, columns):
+    """What the operator is asked, or told: who, the facts, and the subject to its last character."""
+    texts = [laid_out(fact, columns, str, "  ", "  | ") for fact in action.facts]
+    texts.append(laid_out(action.subject, columns, functools.partial(paint, "1"), "    ", "    "))
+    hidden = sum(count for _, count in texts)
     text = "\a\n%s asked for by %s\n" % (paint("1;33", action.operation), client)
-    text += "".join("  %s\n" % fact for fact in action.facts)
-    text += "    %s\n" % "\\n\n    ".join(paint("1", line) for line, _ in shown)
+    text += "".join(lines for lines, _ in texts)
     warning = "%d hidden character%s shown as escapes" % (hidden, "s"[hidden == 1 :])
     return text + ("  %s\n" % paint("1;31", warning) if hidden else "")
 
 
 def can_ask():
-    """Whether there is a terminal that we may read: a job in the background would be stopped."""
+    """Whether there is a terminal that shows questions and that we may read: a background job would be stopped."""
     try:
-        return sys.stdin.isatty() and (not termios or os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp())
+        if not sys.stdin.isatty() or not sys.stderr.isatty():
+            return False
+        return not termios or os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
     except (AttributeError, OSError, ValueError):
         return False
 
@@ -814,6 +864,7 @@ class Job:
         self.timed_out = False
         self.memory, self.log = bytearray(), None  # the output: its beginning, or, in a file, all
         self.size = self.kept = 0  # bytes written, and how many of them are in the memory or the log
+        self.tail = b""  # the last bytes of those that are not
         self.bound = LOG_LIMIT  # bytes to keep; less where the disk is full, 0 where nobody will ask for more
 
     def tend(self, seconds, whole=False):
@@ -856,8 +907,9 @@ class Job:
         if self.log is None and self.size <= OUTPUT_LIMIT:
             self.memory += data
             self.kept = self.size
-        elif self.open_log():
-            self._append(data)
+            return bool(data)
+        lost = self._append(data) if self.open_log() else data
+        self.tail = (self.tail + lost)[-OUTPUT_LIMIT:]
         return bool(data)
 
     def open_log(self):
@@ -888,6 +940,7 @@ class Job:
             self.kept, data = self.kept + written, data[written:]
             if self.kept == self.bound:
                 self.note("the log ends here: it keeps %d bytes" % self.kept)
+        return data  # what is not kept
 
     def note(self, sentence):
         """Adds a last line to the log, where there is room for it."""
@@ -917,7 +970,8 @@ def make_directory(prefix):
     places = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")] + ["/tmp", "/var/tmp"]  # noqa: S108
     for place in filter(None, places):
         path = os.path.join(os.path.abspath(place), prefix + os.urandom(8).hex())
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UnicodeEncodeError):
+            path.encode()  # answers name it
             os.mkdir(path, 0o700)
             return path
     os.mkdir(os.path.basename(path), 0o700)  # where we are; or else this tells why not
@@ -946,7 +1000,8 @@ class Runner:
     def directory(self):
         """This run's own directory, mode 0700, made when it is first needed."""
         with self._lock:
-            self._directory = self._directory or make_directory("mycodeinterpreter-")
+            if not self._directory or not os.path.isdir(self._directory):  # /tmp is swept in places
+                self._directory = make_directory("mycodeinterpreter-")
             return self._directory
 
     def file(self):
@@ -1070,7 +1125,7 @@ def whole(caller, file, status, filename):
     if status.st_size > INLINE_LIMIT:
         url = "%s/get-file?filename=%s" % (caller.base_url(), percent(filename))
         raise HTTPError(413, "the file has %d bytes, too many for this way; fetch it from %s" % (status.st_size, url))
-    return file.read(INLINE_LIMIT)
+    return read_part((file, 0, status.st_size))
 
 
 class Upload:
@@ -1089,21 +1144,23 @@ class Upload:
             status = os.lstat(self.target)
         except FileNotFoundError:
             return None
-        if stat.S_ISDIR(status.st_mode):
-            raise HTTPError(400, "%s is a directory; choose another file name" % visible(self.target)[0])
         return status.st_mode, status.st_size, status.st_ino, status.st_dev, status.st_mtime_ns
 
     def action(self, fact):
         """The Action that asks for it."""
-        mode, size = (self._before or (0, 0))[:2]
-        state = "OVERWRITES a file of %d bytes" % size if mode else "a new file"
+        mode, size = self._before[:2] if self._before else (stat.S_IFREG, None)
+        state = "a new file" if size is None else "OVERWRITES a file of %d bytes" % size
         if stat.S_ISLNK(mode):
-            state = "REPLACES a link to %s" % visible(os.readlink(self.target))[0]
+            state = "REPLACES a link to " + os.readlink(self.target)
+        elif not stat.S_ISREG(mode):
+            state = "a directory is in the way" if stat.S_ISDIR(mode) else "REPLACES what is no file"
         return Action("send-file", self.target, [state, fact], None)
 
     def write(self, view):
         """Appends bytes; raises OSError."""
         if not self._file:
+            if self._before and stat.S_ISDIR(self._before[0]):
+                raise HTTPError(400, "%s is a directory; choose another file name" % visible(self.target)[0])
             self.temporaries.add(self._temporary)
             self._file = open(self._temporary, "xb", buffering=0)
         while len(view):
@@ -1118,7 +1175,7 @@ class Upload:
     def commit(self):
         """Puts it in place; raises OSError."""
         if self._before and stat.S_ISREG(self._before[0]) and hasattr(os, "fchmod"):
-            os.fchmod(self._file.fileno(), stat.S_IMODE(self._before[0]))  # a script stays executable
+            os.fchmod(self._file.fileno(), self._before[0] & 0o777)  # a script stays executable
         self._file.close()
         os.replace(self._temporary, self.target)
         self._file = None
@@ -1197,24 +1254,29 @@ class Result:
             if self.file:
                 os.unlink(job.path)
         goes = "its output goes on in %s" % log if log else "the disk is full, its output is lost"
-        said = ["still running after %.3g s, pid %d" % (held, pid), goes] if running else [job.ending()]
+        said = ["still running after %g s, pid %d" % (held, pid), goes] if running else [job.ending()]
         said += ["\u2026 %d bytes left out \u2026" % left_out] if left_out else []
         if left_out and log and not running:
             which = "the whole output is" if job.kept == job.size else "its first %d bytes are" % job.kept
             said += ["%s in %s" % (which, log)]
         said = "; ".join(filter(None, said))
         if said:
-            line_open = job.kept and read_part(self._part(job, job.kept - 1, 1)) != b"\n"
-            self.parts.append(("\n[%s]\n" % said).encode()[not line_open :])
+            last = self.parts[-1]
+            if not isinstance(last, bytes):
+                last = read_part((self.file, max(0, last[1] + last[2] - 1), min(1, last[2])))
+            self.parts.append(("\n[%s]\n" % said).encode()[last[-1:] in (b"", b"\n") :])
         self.facts = dict(exit_code=code, truncated=left_out > 0, running=running, pid=pid, log=log)
         self.facts["seconds"] = round(seconds, 3)
 
     def _cut(self, job, limit):
         """Makes the parts: all of the output or, over limit bytes, its two ends; returns how much is left out."""
-        head, tail = (limit - limit // 2, limit // 2) if limit and job.kept > limit else (job.kept, 0)
-        self.parts = [self._part(job, 0, head)]
-        self.parts += [b"\n[\xe2\x80\xa6]\n", self._part(job, job.kept - tail, tail)] if tail else []
-        return job.size - head - tail
+        head, tail = (limit - limit // 2, limit // 2) if limit and job.size > limit else (job.kept, len(job.tail))
+        head, last = min(head, job.kept), job.tail[max(0, len(job.tail) - tail) :]
+        more = tail - len(last) if job.size == job.kept + len(job.tail) else 0  # of the tail, from what is kept
+        left_out = job.size - head - more - len(last)
+        self.parts = [self._part(job, 0, head)] + ([b"\n[\xe2\x80\xa6]\n"] if left_out and tail else [])
+        self.parts += ([self._part(job, job.kept - more, more)] if more else []) + ([last] if last else [])
+        return left_out
 
     def __enter__(self):
         return self
@@ -1232,14 +1294,14 @@ class Result:
 
 
 def read_part(part):
-    """The bytes of an answer's part; raises ConnectionAbortedError where a file does not have them any more."""
+    """The bytes of an answer's part; raises OSError where a file does not have them any more."""
     if isinstance(part, bytes):
         return part
     file, start, count = part
     file.seek(start)
     data = file.read(count)
     if len(data) < count:
-        raise ConnectionAbortedError("the file has shrunk")
+        raise OSError("the file has shrunk")
     return data
 
 
@@ -1252,13 +1314,11 @@ def execcmd(caller, command, stdin, wait, limit, copies):
         raise HTTPError(500, "commands do not run on this system yet, only files; it has no poll(2)")
     server, asked, longer = caller.server, time.monotonic(), not caller.body.done
     hold = server.hold if wait is None else min(wait, 86400)
-    facts = ["in " + visible(server.directory)[0]]
-    facts += ["by " + visible(" ".join(server.shell))[0]] if server.shell else []
+    facts = ["in " + server.directory] + (["by " + " ".join(server.shell)] if server.shell else [])
     if longer:
         facts.append("its standard input is over %d bytes and NOT SHOWN" % len(stdin))
-    elif stdin and server.asks:
-        text, hidden = visible(stdin.decode("utf-8", "surrogateescape"))
-        facts.append("its standard input, %d bytes, %d shown as escapes: %s" % (len(stdin), hidden, text))
+    elif stdin:
+        facts.append("its standard input, %d bytes: %s" % (len(stdin), stdin.decode("utf-8", "surrogateescape")))
     key = None if longer else ("execcmd", command, stdin)
     caller.approve(Action("execcmd", command, facts, key), max(hold, server.hold))
     with server.runner.file() if stdin else contextlib.nullcontext() as source:
@@ -1287,13 +1347,15 @@ def get_file(caller, given):
     try:
         file, status, real = opened(path)
         facts = ["%d bytes" % status.st_size]
-        facts += ["a link leads to " + visible(real)[0]] if real != os.path.normpath(path) else []
+        facts += ["a link leads to " + real] if real != os.path.normpath(path) else []
     except HTTPError as error:  # answered behind the approval: whether a file exists is an answer, too
         file, failure, facts = contextlib.nullcontext(), error, ["can't be sent: " + error.message]
     with file:
         caller.approve(Action("get-file", path, facts, ("get-file", path, real)), caller.server.hold)
         if failure:
             raise failure
+        if not status.st_size and file.read(1):
+            raise HTTPError(400, "%s does not tell its size; read it with a command" % visible(path)[0])
         yield file, status, filename
 
 
@@ -1315,7 +1377,7 @@ def file_events(caller, given):
     if len(links) > 10:
         raise HTTPError(400, "ChatGPT hands over 10 files at the most; send the others in another request")
     for name, link in links:
-        yield "file", name, "from %s" % visible(link.partition("?")[0])[0]
+        yield "file", name, "from " + link.partition("?")[0]
         try:
             yield from download(link, caller.server.file_hosts, caller.server.hold)
         except (OSError, ValueError) as error:
@@ -1356,7 +1418,8 @@ def send_file(caller, events, fact=""):
 
 # Their description
 
-_ANSWERS = {
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_ANSWERS = {  # where the phrase does not say it all
     202: "Still running; the answer names the log in which the output goes on.",
     206: "The part of the file that was asked for.",
     304: "The file has not changed.",
@@ -1366,7 +1429,7 @@ _ANSWERS = {
 
 
 def _operation(name, summary, description, statuses, kind="text/plain", **more):
-    answers = {str(one): {"description": _ANSWERS.get(one, "It failed; the answer says why.")} for one in statuses}
+    answers = {str(one): {"description": _ANSWERS.get(one, _PHRASES[one])} for one in statuses}
     answers["200"] = {"description": "Done.", "content": {kind: {"schema": {"type": "string"}}}}
     about = {"operationId": name, "summary": summary, "description": description, "x-openai-isConsequential": False}
     return dict(about, responses=answers, **more)
@@ -1387,7 +1450,7 @@ _EXECCMD = _operation(
     "Execute a shell command on the server.",
     "The answer is stdout and stderr in the order written. A last line in brackets tells of a failure, of output left "
     "out, or of a command that still runs, and where its log is.",
-    (200, 202, 400, 401, 403, 408, 429, 500),
+    (200, 202, 400, 401, 403, 408, 413, 429, 500, 507),
     parameters=[
         _parameter("cmd", "The command line, as the shell takes it.", True, type="string", minLength=1),
         _parameter("wait", "Seconds to wait before it is answered as still running.", type="number", minimum=0),
@@ -1541,7 +1604,7 @@ def call_method(caller, method, params, stateless):
     elif method == "ping" and not stateless:
         result = {}
     elif method == ("server/discover" if stateless else "initialize"):
-        instructions = INSTRUCTIONS % (socket.gethostname(), sys.platform, caller.server.directory)
+        instructions = INSTRUCTIONS % (socket.gethostname(), sys.platform, visible(caller.server.directory)[0])
         instructions += CONFIRMED if caller.server.asks else ""
         result = {"capabilities": {"tools": {}}, "instructions": instructions}
         if stateless:
@@ -1595,6 +1658,7 @@ def call_tool(caller, params):
             block = send_file(caller, file_events(caller, json_object(data)))
     except (HTTPError, OSError) as error:
         block, failed = (error if isinstance(error, HTTPError) else refusal(error)).message, True
+        caller.result = {"error": caller.server.redacted(block)}
     content = {"type": "text", "text": block} if isinstance(block, str) else block
     return dict({"content": [content]}, **more, isError=failed)
 
@@ -1810,12 +1874,12 @@ for (const button of document.querySelectorAll(".pastes button")) button.onclick
 
 def clients(url, bare_url, basic):
     """[(client, what to paste there)] for those that can send the header basic, or None, and those that take a URL."""
-    entry, add = {"url": url + "/mcp"}, "claude mcp add --transport http mycomputer %s/mcp" % url
+    entry, add = {"type": "http", "url": url + "/mcp"}, "claude mcp add --transport http mycomputer %s/mcp" % url
     if basic:
         entry["headers"] = {"Authorization": basic}
         add += ' --header "Authorization: %s"' % basic
     pastes = [("ChatGPT, Claude.ai", bare_url + "/mcp"), ("Claude Code", add)]
-    pastes += [("Cursor, VS Code, Codex", json.dumps(entry))]
+    pastes += [("Codex", "codex mcp add mycomputer --url %s/mcp" % bare_url), ("Cursor, VS Code", json.dumps(entry))]
     return pastes + ([("custom GPT, API key, Basic", basic[6:])] if basic else [])
 
 
@@ -1836,8 +1900,10 @@ def fill_page(facts, pastes):
 
 # HTTP
 
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_FORMS = ("application/json", "application/x-www-form-urlencoded")  # other bodies are not parsed
+_FORMS = {  # bodies that are parsed, other than JSON
+    "application/x-www-form-urlencoded": lambda content_type, data: form_pairs(data),
+    "multipart/form-data": multipart_pairs,
+}
 
 
 class Handler(socketserver.BaseRequestHandler):
@@ -1915,8 +1981,9 @@ class Handler(socketserver.BaseRequestHandler):
         # An address is no name that somebody's DNS server could point here.
         if not (host in self.server.names or host == self.server.public_name or re.match(r"[0-9.]+\Z|.*:", host)):
             raise HTTPError(421, "this daemon does not answer to that Host; if it should, start it with -url")
-        if host == self.server.public_name and "x-forwarded-for" in self.headers:
-            self.client = visible(self.headers["x-forwarded-for"].rpartition(",")[2].strip())[0]
+        if host == self.server.public_name:
+            forwarded = self.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+            self.client = visible(forwarded)[0][:60] or self.client  # an address is shorter
         origin = self.headers.get("origin", "").lower()
         own = not origin or origin in ("http://" + authority, "https://" + authority, self.server.url)
         if not own or self.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
@@ -1949,6 +2016,9 @@ class Handler(socketserver.BaseRequestHandler):
 
     def approve(self, action, seconds):
         """Approval, by the one gate; raises HTTPError."""
+        if self.action:  # a batch or an upload may have several, and each gets its line
+            self.server.log(self)
+            self.result, self.moved = None, 0
         self.action, self.decision = action, "refused"
         self.decision = self.server.gate.approve(action, self, seconds)
 
@@ -1974,10 +2044,12 @@ class Handler(socketserver.BaseRequestHandler):
 
     def execcmd(self):
         """POST /execcmd: the body is JSON, a form, or itself the standard input."""
-        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        pairs, data = form_pairs(self.query), self.body.form() if kind in _FORMS else self.body.read(FORM_LIMIT)
-        given = form_pairs(data) if kind == "application/x-www-form-urlencoded" else []
-        if kind == "application/json" and data:
+        content_type, pairs = self.headers.get("content-type", ""), form_pairs(self.query)
+        kind = content_type.partition(";")[0].strip().lower()
+        form, is_json = _FORMS.get(kind), kind == "application/json"
+        data = self.body.form() if form or is_json else self.body.read(FORM_LIMIT)
+        given = form(content_type, data) if form and data else []
+        if is_json and data:
             pairs += json_pairs(data)
         # `curl --data-binary` calls everything a form; what names no parameter is none.
         elif any(name in _EXECCMD_NAMES for name, _ in given):
@@ -1997,7 +2069,7 @@ class Handler(socketserver.BaseRequestHandler):
         """GET /get-file: conditions and one range (RFC 9110 13, 14)."""
         given = parameters(("filename", "openaiFileResponse"), form_pairs(self.query))
         with get_file(self, given) as (file, status, filename):
-            if given.get("openaiFileResponse", b"false") == b"true":
+            if given.get("openaiFileResponse", b"false").lower() == b"true":
                 data = base64.b64encode(whole(self, file, status, filename)).decode()
                 member = {"name": os.path.basename(filename), "mime_type": mime_type(filename), "content": data}
                 return self.answer_json({"openaiFileResponse": [member]})
@@ -2005,7 +2077,8 @@ class Handler(socketserver.BaseRequestHandler):
             modified, name = http_date(int(status.st_mtime)), percent(os.path.basename(filename))
             headers = [("ETag", tag), ("Last-Modified", modified), ("Accept-Ranges", "bytes")]
             # Whatever is in the file, it is no page of this origin.
-            headers += [("Content-Disposition", "attachment; filename*=UTF-8''" + name)]
+            plain = re.sub('[^ -~]|["\\\\%]', "_", os.path.basename(filename))  # for curl -OJ
+            headers += [("Content-Disposition", 'attachment; filename="%s"; filename*=UTF-8\'\'%s' % (plain, name))]
             headers += [("Content-Security-Policy", "sandbox; default-src 'none'")]
             if {tag, "*"} & set(re.findall(r'"[^"]*"|\*', self.headers.get("if-none-match", ""))):
                 return self.answer(304, [], headers)
@@ -2050,6 +2123,7 @@ class Handler(socketserver.BaseRequestHandler):
 
     def answer_error(self, error):
         """Answers with one plain sentence, in JSON where that is preferred; cuts off an answer that is under way."""
+        self.result = self.result or {"error": self.server.redacted(error.message)}
         if self.status is not None:
             self.closing = True
         elif prefers_json(self.headers.get("accept", "")):
@@ -2091,7 +2165,7 @@ class Handler(socketserver.BaseRequestHandler):
             if hasattr(os, "sendfile"):
                 sent = os.sendfile(self.request.fileno(), file.fileno(), start, min(count, 4 * BLOCK))
                 if not sent:
-                    raise ConnectionAbortedError("the file has shrunk")
+                    raise OSError("the file has shrunk")
             else:
                 data = read_part((file, start, min(count, BLOCK)))
                 self.request.sendall(data)
@@ -2132,9 +2206,9 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def __init__(self, options):
         self.address_family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         self.hold, self.limit, self.directory = options.wait, options.limit, os.getcwd()
-        self.shell, self.file_hosts = options.shell, ["oaiusercontent.com"] + options.filehost
+        self.shell, self.file_hosts = options.shell, ["oaiusercontent.com"] + list(map(str.lower, options.filehost))
         self.template = load_template(os.path.dirname(os.path.abspath(__file__)))
-        (self.user, self.key), self.token, self.basic = options.auth, None, None
+        (self.user, self.key), self.token, self.basic, self.secrets = options.auth, None, None, ()
         if self.key is not None:  # else a tenth of the start and of the memory are saved
             import hmac
 
@@ -2142,6 +2216,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.token = hmac.new(self.key, b"secret URL", "sha256").hexdigest()[:32]
             user = b"user" if self.user is None else self.user
             self.basic = "Basic " + base64.b64encode(user + b":" + self.key).decode()
+            self.secrets = self.token, self.key.decode("utf-8", "replace"), self.basic[6:]
         self.audit = open(options.log, "ab", 0, opener=lambda *a: os.open(*a, mode=0o600)) if options.log else None
         self.terminal = Terminal()
         self.asks, self.counts = not options.nosafe, options.semisafe
@@ -2178,21 +2253,27 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         right_user = self.user is None or self.equal(user, self.user)
         return self.equal(password, self.key) and right_user
 
+    def redacted(self, text):
+        """A text without the secrets in it, for the log."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
     def log(self, request):
-        """One line for a request, on the terminal and in the audit trail."""
-        operation, subject = (request.action or (request.method, request.path))[:2]
-        if self.key is not None:
-            subject = subject.replace(self.token, "***").replace(self.key.decode("utf-8", "replace"), "***")
+        """One line for an action, or for a request that had none, on the terminal and in the audit trail."""
+        operation, subject, facts = (request.action or (request.method, request.path, ()))[:3]
+        subject = self.redacted(subject)
         entry = (local_time(int(time.time())), request.client, operation, visible(subject)[0], request.decision)
-        entry += (request.status or 0, request.sent, time.monotonic() - request.started)
-        self.terminal.log("%s %s %s %.200s %s %d %dB %.3fs" % entry)
+        entry += (request.status or "-", request.sent, time.monotonic() - request.started)
+        self.terminal.log("%s %s %s %.200s %s %s %dB %.3fs" % entry)
         if request.action:
             with self._lock:
                 self.tally["denied" if request.decision == "refused" else "run"] += 1
                 self.tally["received" if operation == "send-file" else "sent"] += max(request.moved, request.sent)
         if self.audit:
             names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
-            line = json.dumps(dict(zip(names, entry), subject=subject, result=request.result)).encode() + b"\n"
+            line = dict(zip(names, entry), subject=subject, status=request.status, result=request.result)
+            line = json.dumps(dict(line, facts=list(map(self.redacted, facts)))).encode() + b"\n"
             with self._auditing:
                 try:
                     size = os.fstat(self.audit.fileno()).st_size
@@ -2405,8 +2486,8 @@ def parse_options(argv):
         elif _DEFAULTS[name] is False:
             options[name] = True
         else:
-            value = value if equals else next(given, "-a")
-            if not equals and re.match("--?[a-z]", value):
+            value = value if equals else next(given, "")
+            if not value or not equals and re.match("--?[a-z]", value):
                 raise ValueError("-%s needs a value; one that begins with a dash follows an equals sign" % name)
             options[name] = options[name] + [value] if isinstance(options[name], list) else value
     for name, (kind, most) in _NUMBERS.items():
@@ -2451,6 +2532,7 @@ def announce(server, options):
         lines += ["secret URL: " + secret_url]
         lines += ["  %s: %s" % paste for paste in clients(url, secret_url, server.basic)]
     lines += [] if server.url else ["for a public URL set NGROK_AUTHTOKEN, or give -url"]
+    lines += ["listening at " + server.local_url()] if options.url else []
     lines += ["to try it open %s/ in a browser; to end it press Ctrl+C" % url]
     try:
         print("\n".join(lines + ["Starting server at " + url]), flush=True)

@@ -2,6 +2,7 @@
 
 import codecs
 import collections
+import fcntl
 import http.client
 import os
 import pathlib
@@ -11,8 +12,10 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -36,9 +39,9 @@ def wait_for(condition, seconds=10.0, what="a condition"):
 
 
 class Daemon:
-    """The program, started in a directory of its own on a free port; `tty` gives it a pseudo-terminal to ask at."""
+    """The program, started in a directory of its own on a free port; `tty` gives it a pseudo-terminal to ask at, of so many columns."""
 
-    def __init__(self, arguments, directory, env=None, tty=False, program=PROGRAM, python=sys.executable):
+    def __init__(self, arguments, directory, env=None, tty=False, program=PROGRAM, python=sys.executable, columns=0):
         self.arguments, self.directory, self.tty = list(arguments), pathlib.Path(directory), tty
         self.temporary = self.directory.parent / (self.directory.name + "-tmp")  # its TMPDIR
         self.temporary.mkdir(exist_ok=True)
@@ -55,6 +58,7 @@ class Daemon:
         with open(str(self.out_path), "wb") as out, open(str(self.err_path), "wb") as err:
             if tty:
                 self.master, slave = pty.openpty()
+                fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
                 # setsid and TIOCSCTTY by way of a shell-less helper: the pseudo-terminal becomes the controlling one,
                 # so Ctrl+C typed into it is a real SIGINT from the terminal.
                 helper = (

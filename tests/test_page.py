@@ -84,7 +84,7 @@ def test_with_noauth_it_has_urls_alone(nosafe):
     body = nosafe.request("GET", "/").body
     shown = told(body)
     assert shown["ChatGPT, Claude.ai"] == local(nosafe, "/mcp")
-    assert json.loads(shown["Cursor, VS Code, Codex"]) == {"url": local(nosafe, "/mcp")}
+    assert json.loads(shown["Cursor, VS Code"]) == {"type": "http", "url": local(nosafe, "/mcp")}
     assert shown["Claude Code"] == "claude mcp add --transport http mycomputer " + local(nosafe, "/mcp")
     assert shown["Access"].startswith("Noauth") and b"Basic" not in body and b"None" not in body
 
@@ -92,7 +92,7 @@ def test_with_noauth_it_has_urls_alone(nosafe):
 def test_by_the_key_it_has_the_lines_of_the_start_and_the_header(start):
     daemon = start("me:secret", "-url", "https://Name.example")
     printed = dict(re.findall(r"(?m)^  (.*?): (.*)$", daemon.output()))
-    assert len(printed) == 4
+    assert len(printed) == 5
     for value in (BASIC, "Bearer secret"):
         shown = told(daemon.request("GET", "/", headers={"Authorization": value}).body)
         assert {name: shown[name] for name in printed} == printed
@@ -109,7 +109,7 @@ def test_by_the_secret_url_it_has_that_and_never_the_key(start, header):
         body = daemon.request("GET", path, headers=header).body
         shown, url = told(body), local(daemon, "/" + token)
         assert shown["ChatGPT, Claude.ai"] == url + "/mcp" and shown["custom GPT, schema"] == url + "/openapi.json"
-        assert json.loads(shown["Cursor, VS Code, Codex"]) == {"url": url + "/mcp"}
+        assert json.loads(shown["Cursor, VS Code"]) == {"type": "http", "url": url + "/mcp"}
         assert shown["Claude Code"].endswith(" " + url + "/mcp")
         assert b"Authorization" not in body and b"hunter2" not in body and base64.b64encode(b"me:hunter2") not in body
 
@@ -459,7 +459,7 @@ def test_what_is_copied_is_what_is_to_be_pasted(start, visit, host):
     assert page.evaluate("isSecureContext") == (host == "127.0.0.1")
     field = page.get_by_role("textbox", name="Command")
     pastes = told(daemon.request("GET", "/", headers={"Authorization": BASIC}).body)
-    for name in ("Cursor, VS Code, Codex", "custom GPT, instructions"):
+    for name in ("Cursor, VS Code", "custom GPT, instructions"):
         page.get_by_role("button", name="Copy " + name, exact=True).click()
         page.get_by_role("status").filter(has_text="Copied " + name).wait_for()
         field.fill("")

@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 import mycodeinterpreter  # noqa: E402
 
 STATUSES = {
-    "execcmd": "200 202 400 401 403 408 429 500",
+    "execcmd": "200 202 400 401 403 408 413 429 500 507",
     "get-file": "200 206 304 400 401 403 404 408 413 416 429",
     "send-file": "200 400 401 403 408 411 413 429 500 507",
 }
