@@ -2269,7 +2269,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if request.action:
             with self._lock:
                 self.tally["denied" if request.decision == "refused" else "run"] += 1
-                self.tally["received" if operation == "send-file" else "sent"] += max(request.moved, request.sent)
+                if operation == "send-file":
+                    self.tally["received"] += request.moved
+                else:
+                    self.tally["sent"] += request.sent
         if self.audit:
             names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
             line = dict(zip(names, entry), subject=subject, status=request.status, result=request.result)

@@ -39,9 +39,11 @@ def wait_for(condition, seconds=10.0, what="a condition"):
 
 
 class Daemon:
-    """The program, started in a directory of its own on a free port; `tty` gives it a pseudo-terminal to ask at, of so many columns."""
+    """The program, started in a directory of its own on a free port; `tty` gives it a pseudo-terminal to ask at."""
 
-    def __init__(self, arguments, directory, env=None, tty=False, program=PROGRAM, python=sys.executable, columns=0):
+    def __init__(
+        self, arguments, directory, env=None, tty=False, program=PROGRAM, python=sys.executable, columns=0
+    ):
         self.arguments, self.directory, self.tty = list(arguments), pathlib.Path(directory), tty
         self.temporary = self.directory.parent / (self.directory.name + "-tmp")  # its TMPDIR
         self.temporary.mkdir(exist_ok=True)

@@ -626,3 +626,15 @@ def test_the_client_is_the_last_x_forwarded_for_under_the_public_name_alone(star
     ):
         assert enter(daemon, *headers, host=host) == 200
         assert json.loads(wait_for_lines(number, trail.read_text))["client"] == client
+
+
+@pytest.mark.parametrize("user", ["me:", ""])
+def test_the_credentials_as_they_are_sent_are_not_logged_either(start, tmp_path, user):
+    trail = tmp_path / "trail"
+    daemon = start(user + "hunter2", "-nosafe", "-log", trail)
+    encoded = base64.b64encode((user or "user:").encode() + b"hunter2").decode()
+    command = quote("curl -H 'Authorization: Basic %s' example.invalid" % encoded)
+    answer = daemon.request("POST", "/execcmd?cmd=true%20" + command, encoded, {"Authorization": "Bearer hunter2"})
+    assert answer.status == 200
+    logged = wait_for_lines(1, trail.read_text) + daemon.errors()
+    assert encoded not in logged and "***" in logged

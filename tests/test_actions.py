@@ -540,3 +540,8 @@ def test_the_end_does_not_wait_for_a_link_and_leaves_nothing_of_its_file(begin, 
         wait_for(lambda: os.listdir(str(daemon.directory)), what="the temporary file")
         assert daemon.stop() == 0
     assert os.listdir(str(daemon.directory)) == []
+
+
+def test_the_host_of_files_may_be_written_in_capitals(start, host, authority):
+    daemon = start("noauth", "-nosafe", "-filehost", "LOCALHOST", env={"SSL_CERT_FILE": str(authority[1])})
+    assert send(daemon, refs(("one", host.link("/a")))).status == 200

@@ -715,3 +715,60 @@ def test_the_seconds_of_a_command_count_from_its_start(runner, monkeypatch):
     job = runner.start("exec sleep 0.1")
     assert time.monotonic() - job.started >= 0.5
     job.finish()
+
+
+def output_of(job, limit):
+    """All that an answer with a job's output says."""
+    with mycodeinterpreter.Result(job, limit, 40, 0) as result:
+        return result.output()
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 500000])
+def test_the_end_of_an_output_is_kept_where_the_log_is_full(runner, monkeypatch, limit):
+    monkeypatch.setattr(mycodeinterpreter, "LOG_LIMIT", 300000)
+    job = runner.start("seq 100001 200000; echo THE END; exit 3")
+    job.tend(10)
+    output = output_of(job, limit)
+    assert output.startswith("100001\n100002\n") and output.count("[\u2026]") == 1
+    shown, _, said = output.rpartition("[exit code 3; ")
+    assert shown.endswith("\n200000\nTHE END\n")
+    left_out = int(re.search("([0-9]+) bytes left out", said).group(1))
+    assert len(shown) - len("\n[\u2026]\n") + left_out == 700008
+    assert limit == 0 or len(shown) <= limit + 10
+    job.finish(1)
+
+
+def test_the_end_of_an_output_just_over_a_full_log_is_in_one_piece_with_it(runner, monkeypatch):
+    monkeypatch.setattr(mycodeinterpreter, "LOG_LIMIT", 700000)
+    job = runner.start("seq 100001 200000; echo THE END")
+    job.tend(10)
+    output = output_of(job, 0)
+    assert output == "".join("%d\n" % n for n in range(100001, 200001)) + "THE END\n"
+    job.finish(1)
+
+
+@pytest.mark.parametrize("limit", range(1, 6))
+def test_the_last_line_in_brackets_is_a_line_of_its_own(nosafe, limit):
+    answer = run(nosafe, "printf 'one\\ntwo\\n'; exit 3", limit=limit)
+    assert answer.body.split(b"\n")[-2].startswith(b"[exit code 3; ")
+
+
+def test_a_run_directory_that_was_swept_away_is_made_again(start):
+    daemon = start("noauth", "-nosafe")
+    assert run(daemon, "cat", b"input").body == b"input"
+    shutil.rmtree(str(daemon.run_directories()[0]))
+    assert run(daemon, "cat", b"input").body == b"input"
+    answer = run(daemon, "seq 100000")
+    assert fetch(daemon, re.search(rb"output is in ([^\]]+)\]", answer.body).group(1).decode()) == NUMBERS
+
+
+@needs_curl
+def test_a_form_of_curl_may_be_multipart(nosafe, tmp_path):
+    (tmp_path / "script").write_bytes(b"echo $0 and \xff\r\nmore\n")
+    url = "http://127.0.0.1:%d/execcmd" % nosafe.port
+    curl = ["curl", "-sS", "--form-string", "cmd=cat; exit 3", "-F", "stdin=@script", "-F", "limit=0", url]
+    output = subprocess.run(curl, cwd=str(tmp_path), stdout=subprocess.PIPE, check=True, timeout=30).stdout
+    assert output == b"echo $0 and \xff\r\nmore\n[exit code 3]\n"
+    curl = ["curl", "-sS", "-F", "nonsense=x", "-F", "cmd=touch ran", url]
+    output = subprocess.run(curl, stdout=subprocess.PIPE, check=True, timeout=30).stdout
+    assert b"no parameter nonsense" in output and not ran(nosafe)

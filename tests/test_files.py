@@ -2,6 +2,7 @@
 
 import functools
 import http.client
+import json
 import os
 import re
 import shutil
@@ -674,3 +675,42 @@ def test_a_gibibyte_goes_there_and_back_in_flat_memory(start, tmp_path):
         for path in source, daemon.directory / "big":
             if path.exists():
                 path.unlink()
+
+
+def test_each_file_of_an_upload_has_its_line_in_the_log(start):
+    daemon = start("noauth", "-nosafe", "-log", "audit")
+    assert send(daemon, body_of(named("one", b"1"), named("two", b"22"))).status == 200
+    wait_for(lambda: (daemon.directory / "audit").read_bytes().count(b"\n") == 2, what="a line for each")
+    entries = [json.loads(line) for line in (daemon.directory / "audit").read_text().splitlines()]
+    assert [os.path.basename(entry["subject"]) for entry in entries] == ["one", "two"]
+    assert entries[0]["facts"][0] == "a new file"
+    daemon.stop()
+    assert "actions run: 2, denied: 0" in daemon.errors() and "received 3 bytes" in daemon.errors()
+
+
+def test_an_upload_does_not_get_the_rights_of_another_user(nosafe):
+    path = nosafe.directory / "setuid"
+    path.write_bytes(b"before")
+    path.chmod(0o6755)
+    assert send(nosafe, body_of(named("setuid", b"after"))).status == 200
+    assert (stat.S_IMODE(path.stat().st_mode), path.read_bytes()) == (0o755, b"after")
+    path.unlink()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/version"), reason="/proc is Linux's")
+def test_a_file_that_does_not_tell_its_size_is_not_sent_as_an_empty_one(nosafe):
+    answer = nosafe.request("GET", "/get-file?filename=/proc/version")
+    assert answer.status == 400 and b"/proc/version" in answer.body and b"command" in answer.body
+    (nosafe.directory / "empty").write_bytes(b"")
+    assert fetch(nosafe, "empty") == b""
+    (nosafe.directory / "empty").unlink()
+
+
+@needs_curl
+@pytest.mark.parametrize("name, kept", [("a b.txt", "a b.txt"), ('"%\\;.txt', "___;.txt"), ("\u00e4.txt", "_.txt")])
+def test_curl_keeps_the_name_of_a_file_that_it_fetches(nosafe, tmp_path, name, kept):
+    (nosafe.directory / name).write_bytes(b"x")
+    url = "http://127.0.0.1:%d/get-file?filename=%s" % (nosafe.port, urllib.parse.quote(name))
+    subprocess.run(["curl", "-sSOJ", url], cwd=str(tmp_path), check=True, timeout=30)
+    assert os.listdir(str(tmp_path)) == [kept]
+    (nosafe.directory / name).unlink()

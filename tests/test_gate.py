@@ -223,6 +223,7 @@ DENIALS = [
     "\uff59\n",  # fullwidth
     "\udcff\n",  # the byte FF, which is no UTF-8
     "\x04",  # Ctrl+D: end of input
+    "y\x04",  # and of a line without its end
 ]
 
 
@@ -927,7 +928,102 @@ def test_an_upload_whose_target_changed_after_the_yes_is_refused(asking):
     wait_for(lambda: names(asking) == ["f"], what="the temporary file's end")
 
 
+COLUMNS = 80
+
+
+def rows(screen):
+    """What a terminal of COLUMNS shows: lines that are too long go on at its left edge."""
+    lines = screen.replace("\a", "").split("\n")
+    return [line[at : at + COLUMNS] for line in lines for at in range(0, len(line) or 1, COLUMNS)]
+
+
+FORGED = [
+    "y = yes, n = no, n REASON, a = always this very action: n",
+    "2026-11-23 00:02:20 127.0.0.1 execcmd id refused 403 23B 0.002s",
+    "",
+    "execcmd asked for by 127.0.0.1",
+    "  in /home",
+    "    ls -l",
+]
+
+
+def lines_at_the_left_edge(shown):
+    """How often each of the FORGED lines begins where a terminal's lines begin."""
+    return {line: len([row for row in rows(shown) if row.startswith(line)]) for line in FORGED if line}
+
+
+# Each has what is forged at the column where the terminal would break the line.
+@pytest.mark.parametrize("what", ["the command", "its input", "the log"])
+def test_a_line_longer_than_the_terminal_never_goes_on_at_its_left_edge(start, what):
+    daemon = start("noauth", tty=True, columns=COLUMNS)
+    forged = "".join(line.ljust(COLUMNS) for line in FORGED)
+    if what == "the log":
+        padded = " " * (COLUMNS - len("2026-11-23 00:02:20 127.0.0.1 GET /")) + FORGED[1]
+        daemon.request("GET", "/" + quote(padded))
+        shown = daemon.expect(" 404 ")
+        assert lines_at_the_left_edge(shown) == dict.fromkeys(filter(None, FORGED), 0)
+    else:
+        if what == "the command":
+            padded = "true #" + " " * (COLUMNS - len("    true #")) + forged
+            request = execcmd(daemon, padded)
+        else:
+            padded = " " * (COLUMNS - len("  its standard input, 527 bytes: ")) + forged
+            request = execcmd(daemon, "cat", stdin=padded)
+        shown = reply(daemon, "n\n")
+        assert request.answer().status == 403
+        told = subject(shown) if what == "the command" else next(one for one in facts(shown) if "input" in one)
+        assert told.endswith(padded)
+        assert lines_at_the_left_edge(shown) == dict(dict.fromkeys(filter(None, FORGED), 0), **{FORGED[3]: 1})
+    assert max(map(len, shown.split("\n"))) <= COLUMNS
+
+
+def test_characters_that_take_two_columns_are_counted_as_two(start):
+    daemon = start("noauth", tty=True, columns=COLUMNS)
+    command = "true " + "x\u5b57" * 100
+    request = execcmd(daemon, command)
+    shown = reply(daemon, "n\n")
+    assert request.answer().status == 403 and subject(shown) == command
+    assert max(sum(1 + (ord(char) > 127) for char in line) for line in shown.split("\n")) <= COLUMNS
+
+
+def test_where_the_question_can_not_be_written_nothing_runs(start, tmp_path):
+    for number, redirect in enumerate(("os.close(2)", "os.dup2(os.open('/dev/full', 1), 2)", "os.dup2(1, 2)")):
+        wrapper = tmp_path / ("wrapper%d.py" % number)
+        run = "import os, sys\n%s\nos.execv(sys.executable, [sys.executable, %r] + sys.argv[1:])\n"
+        wrapper.write_text(run % (redirect, mycodeinterpreter.__file__))
+        daemon = start("noauth", tty=True, program=wrapper)
+        daemon.type("y\ny\n")
+        assert execcmd(daemon, "touch ran").answer().status == 403
+        assert names(daemon) == []
+
+
 # The countdown
+
+
+def test_what_is_counted_down_alone_is_shown_with_its_facts(start):
+    daemon = start("noauth", "-nosafe", "-semisafe", tty=True)
+    (daemon.directory / "there").write_text("x")
+    os.symlink("/etc/passwd", str(daemon.directory / "link"))
+    for request, told in (
+        (execcmd(daemon, "sh\x1b", stdin="echo its\ninput"), ["127.0.0.1", "echo its\\n\n  | input", "1 hidden char"]),
+        (send_file(daemon, "there"), ["OVERWRITES a file of 1 bytes"]),
+        (get_file(daemon, "link"), ["a link leads to /etc/passwd"]),
+    ):
+        shown = daemon.expect(COUNTING)
+        assert "\a" in shown and not [one for one in told if one not in shown], shown
+        daemon.type("\x03")
+        assert request.answer().status == 403
+
+
+def test_a_countdown_takes_nothing_of_the_time_for_the_answer(start):
+    daemon = start("noauth", "-nosafe", "-semisafe", "-wait", "1", tty=True)
+    assert execcmd(daemon, "echo ran").answer().status == 200
+    daemon = start("noauth", "-semisafe", "-wait", "3", tty=True)
+    request = execcmd(daemon, "echo ran")
+    asked(daemon)
+    time.sleep(1.5)
+    daemon.type("y\n")
+    assert request.answer().status == 200
 
 
 def test_ctrl_c_in_a_countdown_cancels_that_action_alone(start):

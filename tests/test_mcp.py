@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import pathlib
 import platform
 import re
 import shutil
@@ -857,3 +858,70 @@ def test_a_call_is_logged_as_its_action(start):
     entries = [json.loads(line) for line in audit.splitlines()]
     assert [entry["operation"] for entry in entries] == ["execcmd", "POST"] and entries[0]["subject"] == "echo logged"
     assert token_of(daemon) not in audit and "secret" not in audit
+
+
+def test_each_call_of_a_batch_has_its_line_in_the_log(start):
+    daemon = start("noauth", "-nosafe", "-log", "audit")
+    calls = [("execcmd", {"cmd": "exit 3"}), ("send-file", {"filename": "f", "content": "five!"})]
+    calls += [("get-file", {"filename": "missing"}), ("execcmd", {"cmd": "cat", "stdin": "its\ninput"})]
+    batch = [message("tools/call", {"name": name, "arguments": given}) for name, given in calls]
+    assert post(daemon, batch).status == 200
+    wait_for(lambda: (daemon.directory / "audit").read_bytes().count(b"\n") == 4, what="a line for each")
+    entries = [json.loads(line) for line in (daemon.directory / "audit").read_text().splitlines()]
+    assert [entry["operation"] for entry in entries] == [name for name, _ in calls]
+    assert entries[0]["subject"] == "exit 3" and entries[0]["result"]["exit_code"] == 3
+    assert entries[1]["subject"].endswith("/f") and entries[1]["result"] is None
+    assert "No such file" in entries[2]["result"]["error"]
+    assert entries[3]["result"]["exit_code"] == 0 and entries[3]["facts"][-1].endswith("its\ninput")
+    wait_for(lambda: daemon.errors().count("127.0.0.1 ") == 4, what="the log")
+    daemon.stop()
+    assert "actions run: 4, denied: 0" in daemon.errors()
+
+
+def test_what_was_denied_in_a_batch_is_logged_as_that_with_the_reason(start):
+    daemon = start("noauth", "-log", "audit", tty=True)
+    batch = [message("tools/call", {"name": "execcmd", "arguments": {"cmd": "echo " + one}}) for one in "12"]
+    request = Background(post, daemon, batch)
+    for typed in ("y\n", "n not now\n"):
+        daemon.expect("REASON")
+        daemon.expect(": ")
+        daemon.type(typed)
+    assert request.answer().status == 200
+    wait_for(lambda: (daemon.directory / "audit").read_bytes().count(b"\n") == 2, what="a line for each")
+    first, second = [json.loads(line) for line in (daemon.directory / "audit").read_text().splitlines()]
+    assert (first["subject"], first["decision"], first["result"]["exit_code"]) == ("echo 1", "yes", 0)
+    assert (second["subject"], second["decision"]) == ("echo 2", "refused")
+    assert second["result"] == {"error": "denied by the operator: not now"}
+
+
+def test_an_argument_that_is_null_is_not_given(nosafe):
+    for era in ERAS:
+        assert text(call(nosafe, "execcmd", {"cmd": "cat", "stdin": None, "wait": None, "limit": None}, era)) == ""
+        found = call(nosafe, "send-file", {"filename": "null", "content": "x", "content_base64": None}, era)
+        assert not found["isError"]
+        (nosafe.directory / "null").unlink()
+
+
+def test_a_file_that_grew_is_sent_as_it_was_shown(start):
+    daemon = start("noauth", tty=True)
+    path = daemon.directory / "grows"
+    for change, expected in (("0123456789 and more", "0123456789"), ("012", None)):
+        path.write_text("0123456789")
+        request = Background(call, daemon, "get-file", {"filename": "grows"})
+        assert "10 bytes" in daemon.expect("REASON")
+        path.write_text(change)
+        daemon.type("y\n")
+        found = request.answer()
+        assert found["isError"] == (expected is None) and (text(found) == expected or not expected)
+
+
+def test_names_that_are_not_utf_8_around_it_are_no_bug(start, tmp_path):
+    outer = os.path.join(os.fsencode(str(tmp_path)), b"caf\xe9")
+    inner = os.path.join(outer, b"t\xe9")
+    os.makedirs(inner)
+    daemon = start("noauth", "-nosafe", directory=pathlib.Path(os.fsdecode(outer)), env={"TMPDIR": os.fsdecode(inner)})
+    assert "caf\\udce9" in result(ask(daemon, "initialize", {"protocolVersion": OLD[-1]}))["instructions"]
+    assert "caf\\udce9" in result(ask(daemon, "server/discover", era=NEW))["instructions"]
+    found = call(daemon, "execcmd", {"cmd": "seq 100000"})
+    assert found["structuredContent"]["truncated"] and os.path.exists(found["structuredContent"]["log"])
+    assert daemon.request("POST", "/execcmd?cmd=seq%20100000", b"").status == 200
