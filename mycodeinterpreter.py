@@ -109,11 +109,12 @@ def visible(text):
 
 
 def wrapped(line, columns):
-    """A line in pieces of so many columns, which a terminal would break itself; what is not ASCII may take two."""
+    """A line in pieces that a terminal of so many columns need not break, behind a space where there is one."""
     if len(line) <= columns and not re.search("[^ -~]", line):
         return [line]
-    padded = re.sub("[^ -~]", "\0\\g<0>", line)  # a pad at a piece's end is a column too many in the next
-    return [padded[at : at + columns - 1].replace("\0", "") for at in range(0, len(padded), columns - 1)]
+    padded = re.sub("[^ -~]", "\0\\g<0>", line)  # may take two columns; a pad at an end is one too many in the next
+    pieces = re.findall(r".{1,%d}(?:(?<= )|\Z)|.{1,%d}" % (columns - 1, columns - 1), padded)
+    return [piece.replace("\0", "") for piece in pieces]
 
 
 def laid_out(text, columns, paint, first, gutter):
@@ -641,9 +642,9 @@ class Terminal:
     def columns():
         """How wide it is; what does not tell has no end."""
         try:
-            return max(os.get_terminal_size(2).columns or sys.maxsize, 20)
+            return max(os.get_terminal_size(2).columns or 1 << 30, 20)
         except OSError:
-            return sys.maxsize
+            return 1 << 30
 
     def run(self):
         """Writes the log, for ever."""

@@ -62,7 +62,7 @@ def picture_terminal(page, daemon):
             daemon.expect("n REASON")
             daemon.expect(": ")
             daemon.type(answer)
-            wait_for(lambda: re.search("(200|403) [0-9]+B ", daemon.errors()), what="the log's line")
+            wait_for(lambda: re.search(r"(200|403)\s+[0-9]+B\s", daemon.errors()), what="the log's line")
     daemon.type("\x03")
     daemon.stop()
     shown = "$ python3 mycodeinterpreter.py noauth\n%s%s" % (daemon.output(), daemon.history.replace("\r\n", "\n"))
@@ -79,7 +79,7 @@ def main():
         directory, python = elsewhere(pathlib.Path(folder))
         switches = ["--no-sandbox", "--disable-gpu"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=switches)
-        daemon = Daemon(["noauth"], directory, tty=True, python=python, env={"NO_COLOR": ""}).ready()
+        daemon = Daemon(["noauth"], directory, tty=True, python=python, env={"NO_COLOR": ""}, columns=96).ready()
         page = browser.new_page(viewport={"width": 960, "height": 1190}, color_scheme="light")
         picture_page(page, daemon)
         picture_terminal(browser.new_page(viewport={"width": 1200, "height": 900}), daemon)
