@@ -109,6 +109,8 @@ def peers(scratch):
     here = str(pathlib.Path(__file__).resolve())
     found = {
         US: Peer([PYTHON, str(scratch / "mycodeinterpreter.py"), "noauth", "-nosafe", "-port", "PORT"], OURS, []),
+        # The same from the bytecode that Python keeps of a module, though not of a script.
+        US + " -m": Peer([PYTHON, "-m", "mycodeinterpreter", "noauth", "-nosafe", "-port", "PORT"], {}, []),
         LIMIT: Peer([PYTHON, here, "limit", "PORT"], {name: OURS[name] for name in ("output", "get", "send")}, []),
         "webhook": Peer(["webhook", "-hooks", str(scratch / "hooks.json"), "-ip", "127.0.0.1", "-port", "PORT"],
                         {"exec": "POST /hooks/run?cmd=true", "output": "POST /hooks/run?cmd=" + HEAD_ZERO,
@@ -533,7 +535,7 @@ def draw(figures, path):
     for field, (name, servers) in zip(fields.flat, figures.items()):
         medians = {one: statistics.median(values) for one, values in servers.items()}
         order = sorted(medians, key=medians.get, reverse=MEASURES[name].better is min)
-        colours = [{US: "tab:blue", LIMIT: "tab:gray"}.get(one, "tab:orange") for one in order]
+        colours = [{US: "tab:blue", LIMIT: "tab:gray"}.get(one.partition(" ")[0], "tab:orange") for one in order]
         bars = field.barh(order, [medians[one] for one in order], color=colours)
         field.bar_label(bars, [shown(medians[one]) for one in order], padding=2)
         better = "less is better" if MEASURES[name].better is min else "more is better"
@@ -564,7 +566,8 @@ def scratch_directory():
         for directory in ("work", "tmp"):
             (scratch / directory).mkdir()
         (scratch / "work" / "small").write_bytes(b"x" * 1024)
-        shutil.copy(PROGRAM, str(scratch / "mycodeinterpreter.py"))
+        for directory in (scratch, scratch / "work"):
+            shutil.copy(PROGRAM, str(directory / "mycodeinterpreter.py"))
         shutil.copy(str(ROOT / "openapi_template.json"), name)
         yield scratch
 

@@ -367,6 +367,15 @@ def test_a_wrong_argument_is_said_in_one_line(arguments):
     assert (status, out) == (2, "") and is_one_line(err)
 
 
+def test_as_a_module_it_is_kept_compiled(tmp_path):
+    shutil.copy(str(PROGRAM), str(tmp_path))
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-m", "mycodeinterpreter", "-version"]
+    done = subprocess.run(command, cwd=str(tmp_path), env=env, stdout=subprocess.PIPE, check=True, timeout=10)
+    assert done.stdout.decode() == run("-version")[1]
+    assert list(tmp_path.glob("__pycache__/mycodeinterpreter.*.pyc"))
+
+
 @pytest.mark.parametrize("auth", ["", "user:", ":"])
 def test_an_empty_key_is_refused(auth):
     for arguments, env in (([auth], {}), ([], {"AUTH_KEY": auth})):
