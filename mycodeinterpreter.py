@@ -1107,8 +1107,9 @@ def opened(path):
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
         raise HTTPError(404, "%s: %s; give another filename" % (shown, getattr(error, "strerror", error))) from None
-    if os.path.samestat(status, os.fstat(file.fileno())):
-        return file, os.fstat(file.fileno()), real
+    now = os.fstat(file.fileno())
+    if os.path.samestat(status, now) and stat.S_ISREG(now.st_mode):  # the numbers of what is gone are used again
+        return file, now, real
     file.close()
     raise HTTPError(404, "%s changes while it is looked at; try again" % shown)
 

@@ -772,3 +772,71 @@ def test_a_form_of_curl_may_be_multipart(nosafe, tmp_path):
     curl = ["curl", "-sS", "-F", "nonsense=x", "-F", "cmd=touch ran", url]
     output = subprocess.run(curl, stdout=subprocess.PIPE, check=True, timeout=30).stdout
     assert b"no parameter nonsense" in output and not ran(nosafe)
+
+
+def ended(pid):
+    wait_for(lambda: not alive(pid), what="the end of %d" % pid)
+
+
+def test_what_is_in_the_pipe_when_the_shell_has_ended_is_taken(runner):
+    if not sys.platform.startswith("linux"):
+        pytest.skip("F_SETPIPE_SZ is Linux's")
+    code = "import fcntl,os; fcntl.fcntl(1, 1031, 1 << 20); os.write(1, b'x' * 900000)"
+    job = runner.start("exec %s -c %s" % (sys.executable, shlex.quote(code)))
+    ended(job.process.pid)
+    job.tend(5)
+    assert job.size == 900000
+    job.finish(1)
+
+
+def test_a_log_is_for_this_account_alone(runner):
+    before = os.umask(0)
+    try:
+        job = runner.start("seq 100000")
+        job.finish()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(job.path).st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(runner.directory).st_mode) == 0o700
+
+
+def test_what_is_started_while_it_ends_is_killed(runner):
+    runner.kill()
+    job = runner.start("exec sleep 60")
+    job.finish(5)
+    assert job.process.returncode == -signal.SIGKILL
+
+
+def test_jobs_left_behind_are_killed_at_the_end_and_commands_long_over_are_forgotten(runner):
+    job = runner.start("sleep 60 >&- 2>&- & echo $!")
+    job.finish(5)
+    left_behind = int(job.memory)
+    for _ in range(50):
+        runner.start("true").finish(5)
+    assert alive(left_behind) and len(runner._processes) < 30
+    runner.kill()
+    ended(left_behind)
+
+
+def test_a_command_without_a_descriptor_to_tend_it_with_is_killed(runner, monkeypatch):
+    started, popen = [], subprocess.Popen
+
+    def no_descriptor(process):
+        started.append(process)
+        raise OSError(24, "Too many open files")
+
+    assert popen is subprocess.Popen
+    monkeypatch.setattr(mycodeinterpreter, "end_of", no_descriptor)
+    with pytest.raises(mycodeinterpreter.HTTPError) as raised:
+        runner.start("exec sleep 60")
+    assert raised.value.status == 500 and "Too many open files" in raised.value.message
+    assert started[0].returncode == -signal.SIGKILL
+
+
+def test_where_no_log_can_be_made_the_answer_has_both_ends(runner):
+    job = runner.start("seq 100001 200000")
+    job.path = "/nonexistent/log"
+    job.tend(10)
+    output = output_of(job, 2000)
+    assert output.startswith("100001\n") and "\n200000\n[\u2026 698000 bytes left out \u2026]\n" in output
+    job.finish(1)

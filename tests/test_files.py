@@ -378,6 +378,7 @@ def test_a_link_is_replaced_and_not_followed(nosafe, tmp_path, where):
     outside.write_text("untouched")
     path.symlink_to("link" if where == "link" else str(tmp_path / where))  # one that leads to itself, too
     assert send(nosafe, body_of(named("link", b"new"))).status == 200
+    assert stat.S_IMODE(os.lstat(str(path)).st_mode) & 0o133 == 0, "the rights of a link, which are all"
     assert not path.is_symlink() and outside.read_text() == "untouched" and not (tmp_path / "nowhere").exists()
     assert stored(nosafe) == {"link": b"new"}
 
@@ -714,3 +715,13 @@ def test_curl_keeps_the_name_of_a_file_that_it_fetches(nosafe, tmp_path, name, k
     subprocess.run(["curl", "-sSOJ", url], cwd=str(tmp_path), check=True, timeout=30)
     assert os.listdir(str(tmp_path)) == [kept]
     (nosafe.directory / name).unlink()
+
+
+@pytest.mark.parametrize("head, name", [
+    (b'filename="a"; filename="b"', "a"),
+    (b"filename*=UTF-8''a; filename*=UTF-8''b", "a"),
+    (b"filename*=UTF-8''b; filename=\"a\"; FILENAME=b", "a"),
+])  # fmt: skip
+def test_of_two_names_of_a_kind_the_first_counts(head, name):
+    head = b'Content-Disposition: form-data; name="n"; name="m"; ' + head
+    assert mycodeinterpreter.part_names(head) == ("n", name)

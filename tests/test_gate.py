@@ -231,7 +231,8 @@ DENIALS = [
 def test_anything_else_denies_it(asking, typed):
     request = execcmd(asking, "touch denied")
     reply(asking, typed)
-    assert request.answer().status == 403
+    answer = request.answer()
+    assert (answer.status, answer.body) == (403, b"denied by the operator\n")
     assert names(asking) == []
 
 
@@ -881,11 +882,26 @@ def test_what_flickers_is_sent_as_it_is_shown(asking, kind):
         thread.join()
 
 
+def rewrite_in_its_size(target):
+    size = target.stat().st_size
+    time.sleep(0.02)  # a tick of the clock of the file system
+    target.write_text("z" * size)
+
+
+def replace_by_its_like(target):
+    before, other = target.stat(), target.with_name("like")
+    other.write_text("z" * before.st_size)
+    os.utime(str(other), ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(str(other), str(target))
+
+
 CHANGES = {
     "nothing to a file": ("nothing", lambda target: target.write_text("meanwhile")),
     "nothing to a link": ("nothing", lambda target: target.symlink_to("goal")),
     "a file rewritten": ("file", lambda target: target.write_text("meanwhile")),
     "a file replaced by one of its size": ("file", lambda target: replace(target, "y" * 321)),
+    "a file rewritten in its size": ("file", rewrite_in_its_size),
+    "a file replaced by one of its size and time": ("file", replace_by_its_like),
     "a file removed": ("file", lambda target: target.unlink()),
     "a file to a link": ("file", relink),
     "a link pointed elsewhere": ("link", relink),
@@ -926,6 +942,76 @@ def test_an_upload_whose_target_changed_after_the_yes_is_refused(asking):
         assert sock.recv(65536).startswith(b"HTTP/1.1 403 ")
     assert target.read_text() == "meanwhile"
     wait_for(lambda: names(asking) == ["f"], what="the temporary file's end")
+
+
+SWAPS = {
+    "another file": lambda path: replace(path, "another"),
+    "a link": lambda path: (path.unlink(), path.symlink_to("elsewhere")),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(str(path))),
+}
+
+
+@pytest.mark.parametrize("swap", sorted(SWAPS))
+def test_what_is_put_in_a_files_place_while_it_is_looked_at_is_not_opened(tmp_path, monkeypatch, swap):
+    path, real = tmp_path / "f", os.path.realpath
+    (tmp_path / "elsewhere").write_text("secret")
+    path.write_text("f")
+
+    def swapping(name):
+        found = real(name)
+        SWAPS[swap](path)
+        return found
+
+    monkeypatch.setattr(os.path, "realpath", swapping)
+    with pytest.raises(mycodeinterpreter.HTTPError) as raised:
+        mycodeinterpreter.opened(str(path))  # and never waits for a writer
+    assert raised.value.status == 404
+
+
+def test_the_size_that_is_shown_is_that_of_the_opened_file(tmp_path, monkeypatch):
+    path, real = tmp_path / "f", os.path.realpath
+    path.write_text("f")
+    monkeypatch.setattr(os.path, "realpath", lambda name: (path.write_text("longer"), real(name))[1])
+    file, status, _ = mycodeinterpreter.opened(str(path))
+    with file:
+        assert status.st_size == 6
+
+
+def test_the_question_tells_the_directory_and_the_shell(start):
+    daemon = start("noauth", "-shell", "env 'A=b c' sh -c", tty=True)
+    request = execcmd(daemon, "ls")
+    assert facts(reply(daemon, "n\n")) == ["  in %s" % daemon.directory, "  by env A=b c sh -c"]
+    assert request.answer().status == 403
+
+
+def test_what_the_facts_have_is_shown_printable_and_behind_a_gutter():
+    action = mycodeinterpreter.Action("get-file", "f", ["in \x1b[2J\u202e", "one\ny = yes"], None)
+    shown = mycodeinterpreter.question(action, "127.0.0.1", lambda style, text: text, 80)
+    assert shown.split("\n")[2:] == [
+        "  in \\x1b[2J\\u202e", "  one\\n", "  | y = yes", "    f", "  2 hidden characters shown as escapes", ""
+    ]  # fmt: skip
+
+
+def test_a_command_that_is_not_waited_for_may_be_asked_for_as_long_as_others(asking):
+    request = execcmd(asking, "sleep 0.3", wait=0)
+    asked(asking)
+    time.sleep(1.5)
+    asking.type("y\n")
+    assert request.answer().status == 202
+
+
+def test_who_waits_at_the_end_is_told_so(start):
+    for _ in range(5):  # the end takes a second at most, which a busy machine may not give the answers
+        daemon = start("noauth", tty=True)
+        requests = [execcmd(daemon, "touch %d" % number) for number in range(3)]
+        asked(daemon)
+        time.sleep(IN_LINE)
+        daemon.stop()
+        wait_for(lambda: all(request.done() for request in requests), what="the answers")
+        statuses = [getattr(request._answer, "status", None) for request in requests]
+        if statuses == [503] * 3:
+            break
+    assert statuses == [503] * 3
 
 
 COLUMNS = 80
@@ -1080,6 +1166,24 @@ def test_ctrl_c_at_the_last_moment_of_a_countdown_cancels_it_or_is_not_taken_for
     taken = gate.cancel()
     thread.join()
     assert decisions == [403 if taken else "counted"]
+
+
+def test_ctrl_c_after_a_countdown_ends_the_daemon(start):
+    daemon = start("noauth", "-nosafe", "-semisafe", tty=True)
+    assert execcmd(daemon, "echo ran").answer().status == 200
+    daemon.type("\x03")
+    wait_for(lambda: daemon.process.poll() is not None, what="the end")
+    assert daemon.process.returncode == 0
+
+
+def test_the_log_waits_for_the_end_of_a_countdown(start):
+    daemon = start("noauth", "-nosafe", "-semisafe", tty=True)
+    request = execcmd(daemon, "echo ran")
+    daemon.expect("seconds left: 2")
+    assert daemon.request("GET", "/meanwhile").status == 404
+    assert "/meanwhile" not in daemon.expect(" 1\n")
+    daemon.expect("/meanwhile")
+    assert request.answer().status == 200
 
 
 def test_who_hangs_up_in_the_countdown_has_nothing_run(start):

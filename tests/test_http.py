@@ -17,6 +17,8 @@ from urllib.parse import quote, unquote
 import pytest
 from conftest import ROOT, Answer, Daemon, wait_for
 
+import mycodeinterpreter
+
 
 class Wire:
     """A connection on which bytes are sent as they are, and answers read one by one, each to its exact end."""
@@ -176,6 +178,8 @@ BAD_HEADS = {
     "bare LFs alone": b"GET /openapi.json HTTP/1.1\nHost: 127.0.0.1\n\n",
     "a bare LF before the empty line": LINE + b"Host: 127.0.0.1\n\r\n",
     "no Host": LINE + b"\r\n",
+    "two Content-Types": LINE + HOST + b"Content-Type: text/plain\r\nContent-Type: application/json\r\n\r\n",
+    "two Expects": LINE + HOST + b"Expect: 100-continue\r\nExpect: 100-continue\r\n\r\n",
     "two Hosts": LINE + HOST + b"Host: localhost\r\n\r\n",
     "the same Host twice": LINE + HOST + HOST + b"\r\n",
     "no Host for an absolute target": b"GET http://127.0.0.1/openapi.json HTTP/1.1\r\n\r\n",
@@ -956,7 +960,7 @@ def test_a_file_comes_byte_for_byte_as_an_attachment_of_its_name(nosafe, name):
         wire.send(request("GET /get-file?filename=%s HTTP/1.1" % quote(name, safe="")))
         answer = wire.answer()
     assert (answer.status, answer.body) == (200, data)
-    assert answer.headers["X-Evil"] is None
+    assert answer.headers["X-Evil"] is None and answer.headers["Content-Security-Policy"].startswith("sandbox;")
     disposition = answer.headers["Content-Disposition"]
     match = re.match(r"attachment; .*filename\*=UTF-8''([A-Za-z0-9!#$&+.^_`|~%-]+)\Z", disposition)
     assert unquote(match.group(1)) == path.name
@@ -1125,3 +1129,39 @@ def test_if_range_gives_the_range_of_this_version_only(nosafe, alphabet):
         assert (answer.status, len(answer.body)) == (status, 5 if status == 206 else 26), condition
     answer = nosafe.request("GET", "/get-file?filename=alphabet", headers={"If-Range": headers["ETag"]})
     assert answer.status == 200
+
+
+def test_the_size_of_a_chunk_is_bounded_before_its_data_comes(nosafe):
+    with Wire(nosafe) as wire:
+        wire.send(request("POST /execcmd?cmd=cat HTTP/1.1", CHUNKED), b"1" + b"0" * 15 + b"\r\n")
+        assert wire.answer().status == 400
+
+
+def test_much_that_came_in_time_does_not_buy_more_than_the_idle_time(nosafe):
+    here, there = socket.socketpair()
+    with here, there:
+        connection = mycodeinterpreter.Connection(here)
+        connection.patience = mycodeinterpreter.IDLE_TIMEOUT
+        there.sendall(b"x" * 100000)
+        connection.readinto(memoryview(bytearray(100000)))
+        assert connection.patience <= mycodeinterpreter.IDLE_TIMEOUT
+
+
+def test_files_that_differ_in_anything_have_tags_of_their_own(nosafe):
+    path, tags = nosafe.directory / "tagged", set()
+    for number in range(3):  # the second differs in a nanosecond alone, the third in being another
+        if number != 1:
+            other = nosafe.directory / ("tagged%d" % number)
+            other.write_bytes(b"x")
+            other.replace(path)
+        os.utime(str(path), ns=(10**18, 10**18 + min(number, 1)))
+        tags.add(nosafe.request("HEAD", "/get-file?filename=tagged").headers["ETag"])
+    assert len(tags) == 3
+
+
+def test_a_directory_can_not_add_a_header(start, tmp_path):
+    temporary = tmp_path / "a\r\nX-Evil: 1"
+    temporary.mkdir()
+    daemon = start("noauth", "-nosafe", env={"TMPDIR": str(temporary)})
+    answer = daemon.request("POST", "/execcmd?cmd=seq%20100000", b"")
+    assert answer.headers["X-Evil"] is None and "\\r\\nX-Evil: 1" in answer.headers["X-Log"]
