@@ -124,6 +124,14 @@ def test_a_file_that_shrinks_while_it_is_served_cuts_the_connection(nosafe):
     lives(nosafe)
 
 
+def test_of_a_download_that_is_given_up_the_log_counts_what_was_sent(start):
+    daemon = start("noauth", "-nosafe")
+    with slow_download(daemon):
+        pass
+    line = wait_for(lambda: re.search(r" get-file .* 200 ([0-9]+)B ", daemon.errors()), what="the log's line")
+    assert 0 < int(line.group(1)) < 1 << 26
+
+
 @pytest.mark.parametrize("size", [1000, 200000], ids=["small", "large"])
 def test_a_file_that_shrinks_before_the_yes_is_not_sent_short(start, size):
     """An answer shorter than its Content-Length on a connection that stays open: the next one would be taken for it."""

@@ -4,6 +4,7 @@ Every test types at a real pseudo-terminal. A question starts at column 0 with `
 facts behind two spaces and its subject behind four, and ends with PROMPT at column 0.
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -12,6 +13,7 @@ import select
 import shutil
 import socket
 import struct
+import sys
 import threading
 import time
 import unicodedata
@@ -1014,6 +1016,15 @@ def test_who_waits_at_the_end_is_told_so(start):
     assert statuses == [503] * 3
 
 
+class Caller:
+    """What the gate needs of a request whose client stays."""
+
+    client = "127.0.0.1"
+
+    class connection:
+        gone = staticmethod(lambda: False)
+
+
 COLUMNS = 80
 
 
@@ -1083,6 +1094,21 @@ def test_where_the_question_can_not_be_written_nothing_runs(start, tmp_path):
         assert names(daemon) == []
 
 
+def test_a_question_that_can_not_be_written_is_no_question(monkeypatch):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("/dev/full is Linux's")
+    gate = mycodeinterpreter.Gate(mycodeinterpreter.Terminal(), True, False)
+    monkeypatch.setattr(mycodeinterpreter, "can_ask", lambda: True)
+    monkeypatch.setattr(gate, "_answer", lambda check: "y\n")
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", full)
+        with pytest.raises(mycodeinterpreter.HTTPError) as raised:
+            gate.approve(mycodeinterpreter.Action("execcmd", "id", [], None), Caller, 10)
+        with contextlib.suppress(OSError):
+            full.close()
+    assert raised.value.status == 403
+
+
 # The countdown
 
 
@@ -1143,12 +1169,6 @@ def test_ctrl_c_at_the_last_moment_of_a_countdown_cancels_it_or_is_not_taken_for
         def set(self):
             time.sleep(0.6)  # while which the countdown comes to its end
             super().set()
-
-    class Caller:
-        client = "127.0.0.1"
-
-        class connection:
-            gone = staticmethod(lambda: False)
 
     def approve():
         try:
