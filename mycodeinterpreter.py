@@ -673,14 +673,13 @@ class Terminal:
                     sys.stderr.write(erase + text + progress[: columns - 1])
                     sys.stderr.flush()
                 if prompt and termios:
-                    if sys.stderr.isatty():
-                        termios.tcdrain(sys.stderr)
+                    termios.tcdrain(sys.stderr)
                     termios.tcflush(sys.stdin, termios.TCIFLUSH)
                 sys.stderr.write(prompt)
                 sys.stderr.flush()
                 return True
-            except (AttributeError, OSError, ValueError):
-                return False  # the daemon outlives its terminal
+            except Exception:  # termios has one of its own; the daemon outlives its terminal
+                return False
 
 
 class Gate:
