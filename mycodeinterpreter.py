@@ -1319,7 +1319,8 @@ def execcmd(caller, command, stdin, wait, limit, copies):
     if longer:
         facts.append("its standard input is over %d bytes and NOT SHOWN" % len(stdin))
     elif stdin:
-        facts.append("its standard input, %d bytes: %s" % (len(stdin), stdin.decode("utf-8", "surrogateescape")))
+        shown = stdin if server.asks or server.counts else stdin[:OUTPUT_LIMIT]  # which the audit trail has of it
+        facts.append("its standard input, %d bytes: %s" % (len(stdin), shown.decode("utf-8", "surrogateescape")))
     key = None if longer else ("execcmd", command, stdin)
     caller.approve(Action("execcmd", command, facts, key), max(hold, server.hold))
     with server.runner.file() if stdin else contextlib.nullcontext() as source:
@@ -2277,7 +2278,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if self.audit:
             names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
             line = dict(zip(names, entry), subject=subject, status=request.status, result=request.result)
-            line = json.dumps(dict(line, facts=list(map(self.redacted, facts)))).encode() + b"\n"
+            line = json.dumps(dict(line, facts=[self.redacted(fact[:OUTPUT_LIMIT]) for fact in facts])).encode() + b"\n"
             with self._auditing:
                 try:
                     size = os.fstat(self.audit.fileno()).st_size

@@ -638,3 +638,12 @@ def test_the_credentials_as_they_are_sent_are_not_logged_either(start, tmp_path,
     assert answer.status == 200
     logged = wait_for_lines(1, trail.read_text) + daemon.errors()
     assert encoded not in logged and "***" in logged
+
+
+def test_the_audit_trail_has_the_beginning_of_a_long_input(start, tmp_path):
+    trail = tmp_path / "trail"
+    daemon = start("noauth", "-nosafe", "-log", trail)
+    answer = daemon.request("POST", "/execcmd?cmd=wc%20-c", b"x" * 900000, {"Content-Type": "application/octet-stream"})
+    assert answer.body.split() == [b"900000"]
+    fact = json.loads(wait_for_lines(1, trail.read_text))["facts"][-1]
+    assert fact.startswith("its standard input, 900000 bytes: xxx") and len(fact) == 65536
