@@ -2126,13 +2126,14 @@ class Handler(socketserver.BaseRequestHandler):
     def answer_error(self, error):
         """Answers with one plain sentence, in JSON where that is preferred; cuts off an answer that is under way."""
         self.result = self.result or {"error": self.server.redacted(error.message)}
-        if self.status is not None:
-            self.closing = True
-        elif prefers_json(self.headers.get("accept", "")):
-            data = json.dumps({"error": error.message}).encode()
-            self.answer(error.status, [data], error.headers, "application/json")
-        else:
-            self.answer(error.status, [(error.message + "\n").encode("utf-8", "backslashreplace")], error.headers)
+        if self.status is None:
+            as_json = prefers_json(self.headers.get("accept", ""))
+            data = json.dumps({"error": error.message}) if as_json else error.message + "\n"
+            kind = "application/json" if as_json else "text/plain; charset=utf-8"
+            with contextlib.suppress(OSError):  # the client may be gone, of which the log still tells
+                self.answer(error.status, [data.encode("utf-8", "backslashreplace")], error.headers, kind)
+                return
+        self.closing = True
 
     def answer(self, status, parts, headers=(), kind="text/plain; charset=utf-8"):
         """Sends an answer of parts, bytes or (file, start, count): the head and what is small in one send."""

@@ -14,6 +14,8 @@ import pytest
 import trustme
 from conftest import PROGRAM, Daemon, wait_for
 
+import mycodeinterpreter
+
 DATA = bytes(range(256)) * 5000 + b"\r\n--"  # over a megabyte
 INLINE = 4 << 20  # bytes of a file that comes within JSON
 
@@ -545,3 +547,19 @@ def test_the_end_does_not_wait_for_a_link_and_leaves_nothing_of_its_file(begin, 
 def test_the_host_of_files_may_be_written_in_capitals(start, host, authority):
     daemon = start("noauth", "-nosafe", "-filehost", "LOCALHOST", env={"SSL_CERT_FILE": str(authority[1])})
     assert send(daemon, refs(("one", host.link("/a")))).status == 200
+
+
+def test_the_address_that_was_looked_at_is_the_one_that_is_asked(monkeypatch):
+    """A name that leads elsewhere at the second look would reach what is private."""
+    asked = []
+
+    def connect(address, *_):
+        asked.append(address)
+        raise OSError("not in a test")
+
+    public = "93.184.215.14"
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", (public, 443))])
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(OSError):
+        list(mycodeinterpreter.download("https://files.oaiusercontent.com/x", ["oaiusercontent.com"], 5))
+    assert asked == [(public, 443)]

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import urllib.parse
 
 import pytest
@@ -840,3 +841,35 @@ def test_where_no_log_can_be_made_the_answer_has_both_ends(runner):
     output = output_of(job, 2000)
     assert output.startswith("100001\n") and "\n200000\n[\u2026 698000 bytes left out \u2026]\n" in output
     job.finish(1)
+
+
+def test_a_command_answered_already_is_killed_at_its_time_and_not_later(start):
+    daemon = start("noauth", "-nosafe", "-wait", "1.5", "-timeout", "2")
+    began = time.monotonic()
+    answer = run(daemon, "exec sleep 300")
+    assert answer.status == 202
+    wait_for(lambda: not alive(int(answer.headers["X-Pid"])), 15, "the end of the command")
+    assert 1.9 < time.monotonic() - began < 3
+
+
+def test_a_group_whose_number_is_another_process_s_now_is_left_alone():
+    with subprocess.Popen(["sleep", "300"], start_new_session=True) as process:
+        waited_for = types.SimpleNamespace(pid=process.pid, returncode=0)
+        try:
+            assert not mycodeinterpreter.signal_group(waited_for, signal.SIGKILL)
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+def test_a_removal_that_takes_long_does_not_delay_its_end(start, tmp_path):
+    slow = tmp_path / "bin" / "rm"
+    slow.parent.mkdir()
+    slow.write_text("#!/bin/sh\nsleep 9\nexec /bin/rm \"$@\"\n")
+    slow.chmod(0o755)
+    daemon = start("noauth", "-nosafe", env={"PATH": "%s:%s" % (slow.parent, os.environ["PATH"])})
+    assert run(daemon, "true").status == 200
+    began = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - began < 6  # 2 on an idle machine
+    wait_for(lambda: not daemon.run_directories(), 30, "the directory to go")

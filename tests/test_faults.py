@@ -22,6 +22,8 @@ from conftest import ROOT, wait_for
 from test_lifecycle import ASKED, command_running, ends_well, post, question_open, request_half_way, send_signal
 from test_lifecycle import lives as is_alive
 
+import mycodeinterpreter
+
 resource = pytest.importorskip("resource")
 needs_prlimit = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process: Linux only")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which root may")
@@ -613,3 +615,91 @@ def test_a_signal_in_a_fault_ends_it_soon_and_it_leaves_nothing(request, fault, 
         began = time.monotonic()
         send_signal(daemon, how)
         ends_well(daemon, began)
+
+
+def test_a_disk_that_fails_in_the_middle_of_a_file_cuts_the_connection(start, tmp_path):
+    code = """
+send, calls = os.sendfile, []
+def failing(*arguments):
+    calls.append(1)
+    if len(calls) > 1:
+        raise OSError(5, "Input/output error")
+    return send(*arguments)
+os.sendfile = failing
+"""
+    daemon = start("noauth", "-nosafe", program=wrapped(tmp_path, code))
+    (daemon.directory / "large").write_bytes(bytes(10 << 20))
+    received = daemon.raw(b"GET /get-file?filename=large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert len(received) > 1000 and b"HTTP/1.1 " not in received[8:], "an answer in the middle of another"
+
+
+BEGUN = (
+    b"POST /send-file HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    b"Content-Length: 9999\r\n\r\n--b\r\nContent-Disposition: form-data; name=a; filename=f\r\n\r\ndata"
+)
+
+
+@pytest.mark.parametrize("how", ["closed", "reset", "ended"])
+def test_an_upload_that_is_cut_off_is_logged(start, how):
+    daemon = start("noauth", "-nosafe", "-log", "../audit")
+    with daemon.connect() as sock:
+        sock.sendall(BEGUN)
+        wait_for(lambda: os.listdir(str(daemon.directory)), what="the temporary file")
+        if how == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif how == "ended":
+            assert daemon.stop() == 0
+    wait_for(lambda: " send-file " in daemon.errors(), what="the line of the log")
+    entry = json.loads((daemon.directory.parent / "audit").read_text())
+    assert entry["operation"] == "send-file" and entry["decision"] == "nosafe"
+
+
+def test_a_question_whose_client_resets_is_logged(start):
+    daemon = start("noauth", "-log", "../audit", tty=True)
+    with daemon.connect() as sock:
+        sock.sendall(b"POST /execcmd?cmd=id HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        daemon.expect("y = yes")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    daemon.expect("withdrawn")
+    entry = json.loads(wait_for((daemon.directory.parent / "audit").read_text, what="the audit trail"))
+    assert (entry["subject"], entry["decision"]) == ("id", "refused")
+
+
+@pytest.mark.parametrize("headers", [
+    {"Authorization": "Bearer wrong"},
+    {"Authorization": "Basic bWU6d3Jvbmc="},
+    {},
+], ids=ascii)
+def test_secrets_are_compared_in_constant_time(start, tmp_path, headers):
+    code = """
+import hmac
+compare = hmac.compare_digest
+def telling(one, other):
+    open("compared", "ab").write(other + b"\\n")
+    return compare(one, other)
+hmac.compare_digest = telling
+"""
+    daemon = start("me:right-key", "-nosafe", program=wrapped(tmp_path, code))
+    token = re.search(r"secret URL: \S+/(\S+)", daemon.output()).group(1)
+    assert daemon.request("GET", "/wrong/", headers=headers).status == 401
+    compared = (daemon.directory / "compared").read_text().split()
+    assert token in compared and (not headers or "right-key" in compared)
+    assert "Basic" not in str(headers) or "me" in compared
+
+
+@pytest.mark.parametrize("byte", [b"a", b""], ids=["dripping", "silent"])
+def test_who_does_not_end_behind_an_early_answer_is_hung_up_on(start, byte):
+    """Its answer is given LINGER seconds to arrive, and no more, whatever it sends on."""
+    daemon = start("noauth", "-nosafe")
+    before = descriptors(daemon)
+    with daemon.connect() as sock:
+        sock.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000000\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 404 ")
+
+        def hung_up():
+            time.sleep(0.1)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                sock.sendall(byte)
+            return descriptors(daemon) == before
+
+        wait_for(hung_up, 2 * mycodeinterpreter.LINGER + 2, "the connection to be closed")

@@ -725,3 +725,37 @@ def test_curl_keeps_the_name_of_a_file_that_it_fetches(nosafe, tmp_path, name, k
 def test_of_two_names_of_a_kind_the_first_counts(head, name):
     head = b'Content-Disposition: form-data; name="n"; name="m"; ' + head
     assert mycodeinterpreter.part_names(head) == ("n", name)
+
+
+def test_a_temporary_file_that_is_gone_does_not_keep_the_others(nosafe):
+    part = b'--b\r\nContent-Disposition: form-data; name=a; filename=f%d\r\n\r\ndata\r\n'
+    with nosafe.connect() as sock:
+        sock.sendall(b"POST /send-file HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+                     b"Content-Length: 9999\r\n\r\n" + part % 1)
+        first = wait_for(lambda: list(nosafe.directory.glob(".*.part")), what="the first temporary file")
+        sock.sendall(part % 2)
+        wait_for(lambda: len(list(nosafe.directory.glob(".*.part"))) == 2, what="the second")
+        first[0].unlink()
+    wait_for(lambda: os.listdir(str(nosafe.directory)) == [], what="no temporary file")
+
+
+def test_what_a_write_leaves_over_of_an_upload_is_written_too(tmp_path):
+    class Narrow:
+        """A file on a disk that takes three bytes at a time."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, view):
+            return self.file.write(view[:3])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    upload = mycodeinterpreter.Upload(str(tmp_path), "f")
+    upload.write(b"")
+    upload._file = Narrow(upload._file)
+    upload.write(memoryview(b"0123456789"))
+    upload.commit()
+    upload.discard()
+    assert (tmp_path / "f").read_bytes() == b"0123456789" and upload.size == 10

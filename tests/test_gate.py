@@ -11,6 +11,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import socket
 import struct
 import sys
@@ -1236,3 +1237,27 @@ def test_a_command_never_reads_the_terminal(start):
         answer = execcmd(daemon, command, wait=8).answer()
         assert answer.status == 200 and b"secret" not in answer.body, command
         assert output is None or answer.body.decode().partition("[exit code")[0] == output, command
+
+
+def test_a_wait_of_nothing_asks_nothing(start):
+    daemon = start("noauth", "-wait", "0", tty=True)
+    assert execcmd(daemon, "touch ran", wait=0).answer().status == 408
+    daemon.expect(" 408 ")  # the log's line
+    assert not ASKED.search(daemon.history) and names(daemon) == []
+
+
+@pytest.mark.parametrize("always", [False, True], ids=["yes", "always"])
+def test_a_yes_that_comes_with_the_hanging_up_runs_nothing(start, always):
+    daemon = start("noauth", tty=True)
+    sock = daemon.connect()
+    sock.sendall(b"POST /execcmd?cmd=touch%20gone HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+    asked(daemon)
+    daemon.process.send_signal(signal.SIGSTOP)  # so that it finds both at once
+    try:
+        daemon.type("a\n" if always else "y\n")
+        sock.close()
+        time.sleep(0.1)
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+    daemon.expect(" 408 ")  # the log's line
+    assert names(daemon) == []

@@ -1165,3 +1165,10 @@ def test_a_directory_can_not_add_a_header(start, tmp_path):
     daemon = start("noauth", "-nosafe", env={"TMPDIR": str(temporary)})
     answer = daemon.request("POST", "/execcmd?cmd=seq%20100000", b"")
     assert answer.headers["X-Evil"] is None and "\\r\\nX-Evil: 1" in answer.headers["X-Log"]
+
+
+def test_100_is_not_sent_for_an_upload_of_nothing(nosafe):
+    headers = ["Content-Type: multipart/form-data; boundary=b", "Content-Length: 0", "Expect: 100-continue"]
+    data = request("POST /send-file HTTP/1.1", *headers)
+    following = request("GET /nothing HTTP/1.1", "Connection: close")
+    assert [answer.status for answer in exchange(nosafe, data + following)] == [400, 404]
