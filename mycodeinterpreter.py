@@ -542,6 +542,14 @@ class Body:
         return data
 
 
+def delimiter_of(content_type):
+    """What is between the parts of a multipart body (RFC 2046 5.1.1); raises HTTPError 400."""
+    match = re.search(r';[ \t]*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', content_type, re.I)
+    if not match:
+        raise HTTPError(400, "the multipart Content-Type has no boundary of 1 to 70 characters")
+    return b"\r\n--" + (match.group(1) or match.group(2)).encode("latin-1")
+
+
 def multipart(content_type, readinto):
     """The parts of a multipart body (RFC 2046 5.1) as they arrive, in flat memory; raises HTTPError 400.
 
@@ -549,48 +557,42 @@ def multipart(content_type, readinto):
     The last bytes of the buffer, which may begin a delimiter, stay for the next round. A delimiter is followed by
     CR LF, or by -- if it is the last; anything else makes it data that only looks like one.
     """
-    match = re.search(r';[ \t]*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', content_type, re.I)
-    if not match:
-        raise HTTPError(400, "the multipart Content-Type has no boundary of 1 to 70 characters")
-    delimiter = b"\r\n--" + (match.group(1) or match.group(2)).encode("latin-1")
-    buffer, start, end, in_part = bytearray(BLOCK + 16384), 0, 2, False  # what is between start and end is to be passed
+    delimiter, in_part, short = delimiter_of(content_type), False, True
+    buffer, start, end = bytearray(BLOCK + 16384), 0, 2  # what is between start and end is to be passed
     buffer[:end], view = b"\r\n", memoryview(buffer)  # the first delimiter need not follow a line
-
-    def more():
-        """Moves what is left to the front and reads on."""
-        nonlocal start, end
-        left = end - start
-        view[:left] = view[start:end]
-        count = readinto(view[left:])
-        if not count:
-            raise HTTPError(400, "the multipart body ends before its closing delimiter; nothing was stored")
-        start, end = 0, left + count
-
     while True:
+        if short:  # what is left goes to the front
+            view[: end - start] = view[start:end]
+            start, end = 0, end - start
+            count = readinto(view[end:])
+            if not count:
+                raise HTTPError(400, "the multipart body ends before its closing delimiter; nothing was stored")
+            end += count
         at = buffer.find(delimiter, start, end)
         stop = at if at >= 0 else max(start, end - len(delimiter) + 1)
         if in_part and stop > start:
             yield view[start:stop]
-        start = stop
-        if end - start < len(delimiter) + 2:
-            more()
+        start, behind = stop, stop + len(delimiter)
+        follows, short = buffer[behind : behind + 2], behind + 2 > end
+        if short:
             continue
-        start += len(delimiter)
-        follows = buffer[start : start + 2]
         if follows == b"--":
             while readinto(view):  # the epilogue is ignored
                 pass
             return
         if follows == b"\r\n":  # which stays, so that an empty head is found, too
-            while buffer.find(b"\r\n\r\n", start, end) < 0 and end - start < 8192:
-                more()
-            at = buffer.find(b"\r\n\r\n", start, end)
-            if not 0 <= at - start <= 8192:
+            at = buffer.find(b"\r\n\r\n", behind, end)
+            short = at < 0 and end - behind < 8192
+            if short:
+                continue
+            if not 0 <= at - behind <= 8192:
                 raise HTTPError(400, "the head of a part is over 8192 bytes")
-            yield part_names(bytes(view[start:at]))
+            yield part_names(bytes(view[behind:at]))
             start, in_part = at + 4, True
-        elif in_part:
-            yield delimiter
+        else:
+            start = behind
+            if in_part:
+                yield delimiter
 
 
 def multipart_pairs(content_type, data):
@@ -2553,6 +2555,19 @@ def announce(server, options):
         server.terminal.write("warning: there is no terminal to ask at, so every action will be denied; see -nosafe\n")
 
 
+def end_on_signals(server):
+    """Lets Ctrl+C cancel a countdown or else end the daemon, as SIGTERM and SIGHUP do; who was to ignore them does."""
+
+    def interrupt(number, _):
+        if not server.ending and (number != signal.SIGINT or not server.gate.cancel()):
+            server.ending = True
+            raise KeyboardInterrupt
+
+    for number in filter(None, (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+
+
 def main():
     """Serves until Ctrl+C or SIGTERM."""
     try:
@@ -2568,15 +2583,7 @@ def main():
         if isinstance(error, OSError):
             error = "%s: %s" % (error.filename or "%s:%d" % (options.host, options.port), error.strerror or error)
         raise SystemExit("error: %s" % error) from None
-
-    def interrupt(number, _):
-        if not server.ending and (number != signal.SIGINT or not server.gate.cancel()):
-            server.ending = True
-            raise KeyboardInterrupt
-
-    for number in filter(None, (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
+    end_on_signals(server)
     status = 1
     try:
         if options.url or authtoken:
