@@ -1423,12 +1423,14 @@ def send_file(caller, events, fact=""):
 # Their description
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_ANSWERS = {  # where the phrase does not say it all
+_ANSWERS = {  # where the phrase does not say it all, or is another in later Pythons
     202: "Still running; the answer names the log in which the output goes on.",
     206: "The part of the file that was asked for.",
     304: "The file has not changed.",
     403: "Denied or cancelled by the operator, for the reason given; nothing was done.",
     408: "Nobody approved it in time and nothing was done, or the command ran too long and was killed.",
+    413: "The body, or the file, is too large for this way.",
+    416: "The file has no such range.",
 }
 
 
