@@ -120,7 +120,7 @@ def wrapped(line, columns):
 def laid_out(text, columns, paint, first, gutter):
     """(lines, hidden): a text to its last character, the first line behind an indent, the others behind a gutter.
 
-    So no line of it begins where the lines of others do, whatever the width of the terminal.
+    So no line of it begins where the lines of others do, if the terminal tells its width.
     """
     shown = [visible(line) for line in text.split("\n")]
     lines = "\\n\n".join(line for line, _ in shown).split("\n")
@@ -1321,7 +1321,8 @@ def execcmd(caller, command, stdin, wait, limit, copies):
     if longer:
         facts.append("its standard input is over %d bytes and NOT SHOWN" % len(stdin))
     elif stdin:
-        shown = stdin if server.asks or server.counts else stdin[:OUTPUT_LIMIT]  # which the audit trail has of it
+        # The audit trail has less of it: cut here it could keep a part of the key, which nothing would take out.
+        shown = stdin if server.asks or server.counts else stdin[: 2 * OUTPUT_LIMIT]
         facts.append("its standard input, %d bytes: %s" % (len(stdin), shown.decode("utf-8", "surrogateescape")))
     key = None if longer else ("execcmd", command, stdin)
     caller.approve(Action("execcmd", command, facts, key), max(hold, server.hold))
@@ -2283,7 +2284,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if self.audit:
             names = ("time", "client", "operation", "subject", "decision", "status", "bytes", "seconds")
             line = dict(zip(names, entry), subject=subject, status=request.status, result=request.result)
-            line = json.dumps(dict(line, facts=[self.redacted(fact[:OUTPUT_LIMIT]) for fact in facts])).encode() + b"\n"
+            line = json.dumps(dict(line, facts=[self.redacted(fact)[:OUTPUT_LIMIT] for fact in facts])).encode() + b"\n"
             with self._auditing:
                 try:
                     size = os.fstat(self.audit.fileno()).st_size

@@ -647,3 +647,13 @@ def test_the_audit_trail_has_the_beginning_of_a_long_input(start, tmp_path):
     assert answer.body.split() == [b"900000"]
     fact = json.loads(wait_for_lines(1, trail.read_text))["facts"][-1]
     assert fact.startswith("its standard input, 900000 bytes: xxx") and len(fact) == 65536
+
+
+@pytest.mark.parametrize("ahead", range(65480, 65540, 4))
+def test_where_a_long_input_is_cut_no_part_of_the_key_is_left(start, tmp_path, ahead):
+    trail = tmp_path / "trail"
+    daemon = start("me:hunter2-hunter2", "-nosafe", "-log", trail)
+    headers = {"Authorization": "Bearer hunter2-hunter2", "Content-Type": "application/octet-stream"}
+    body = b"x" * ahead + b"hunter2-hunter2" + b"y" * 200000
+    assert daemon.request("POST", "/execcmd?cmd=wc%20-c", body, headers).status == 200
+    assert "xh" not in json.loads(wait_for_lines(1, trail.read_text))["facts"][-1]
